@@ -1,0 +1,81 @@
+# sysmgr: build, test, install.
+#
+#   make                 build the four programs into bin/
+#   make run             run them on example services, as an ordinary user
+#   make test            run all tests
+#   make check           everything that has to hold before a commit
+#   make install         install programs and manuals
+#
+# Everything below can be set on the command line, as in: make PREFIX=/usr
+
+PREFIX   = /usr/local
+BINDIR   = $(PREFIX)/bin
+SBINDIR  = $(PREFIX)/sbin
+MANDIR   = $(PREFIX)/share/man
+SYSDIR   = /var/sysmgr
+RUNDIR   = /run/sysmgr
+DESTDIR  =
+GO       = go
+
+VERSION  = 0.1.0
+PROGRAMS = sysmgr svctl runsyssv sysmgr-depends
+TARGETS  = freebsd openbsd netbsd darwin
+LDFLAGS  = -s -w -X sysmgr/internal/cli.defaultSysdir=$(SYSDIR) -X sysmgr/internal/cli.defaultRundir=$(RUNDIR)
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+all:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+run: all
+	@sh contrib/try/run.sh bin
+
+test:
+	$(GO) test -race -timeout 170s ./...
+
+check: format vet staticcheck manuals test
+
+format:
+	@out=$$(gofmt -l .); test -z "$$out" || { echo "not formatted (gofmt -w): $$out" >&2; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+staticcheck:
+	$(GO) run $(STATICCHECK) ./...
+
+# mandoc prints what it finds and its exit status is what counts.
+manuals:
+	mandoc -T lint -W warning man/*.[1-8]
+
+# Other systems: builds and vets for each of them.
+cross:
+	@for os in $(TARGETS); do \
+		echo "cross $$os"; \
+		GOOS=$$os CGO_ENABLED=0 $(GO) build -o /dev/null ./... && GOOS=$$os CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/bench
+
+install: all
+	mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(SYSDIR)'
+	install -m 755 bin/sysmgr '$(DESTDIR)$(SBINDIR)/'
+	install -m 755 bin/svctl bin/runsyssv bin/sysmgr-depends '$(DESTDIR)$(BINDIR)/'
+	install -m 644 man/*.1 '$(DESTDIR)$(MANDIR)/man1/'
+	install -m 644 man/*.7 '$(DESTDIR)$(MANDIR)/man7/'
+	install -m 644 man/*.8 '$(DESTDIR)$(MANDIR)/man8/'
+
+# The service directory stays: it holds what others have put there.
+uninstall:
+	rm -f '$(DESTDIR)$(SBINDIR)/sysmgr' '$(DESTDIR)$(BINDIR)/svctl' '$(DESTDIR)$(BINDIR)/runsyssv' '$(DESTDIR)$(BINDIR)/sysmgr-depends'
+	rm -f '$(DESTDIR)$(MANDIR)/man1/svctl.1' '$(DESTDIR)$(MANDIR)/man1/runsyssv.1' '$(DESTDIR)$(MANDIR)/man1/sysmgr-depends.1'
+	rm -f '$(DESTDIR)$(MANDIR)/man7/sysmgr-states.7' '$(DESTDIR)$(MANDIR)/man8/sysmgr.8'
+
+dist:
+	mkdir -p dist
+	git archive --prefix=sysmgr-$(VERSION)/ -o dist/sysmgr-$(VERSION).tar.gz HEAD
+
+clean:
+	rm -rf bin dist
+
+.PHONY: all run test check format vet staticcheck manuals cross bench install uninstall dist clean

@@ -1,0 +1,480 @@
+package actor
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/rundir"
+	"sysmgr/reaper"
+)
+
+// Processes is the kernel as an actor sees it: the reaper, or a fake with
+// virtual time.
+type Processes interface {
+	// Start blocks until the program has been executed or could not be.
+	Start(reaper.Command) (reaper.Process, error)
+	Signal(pid int, sig unix.Signal) error
+	SignalGroup(group int, sig unix.Signal) error
+	Probe(group int, hard bool)
+}
+
+// Config is what all actors of a daemon have in common.
+type Config struct {
+	Sysdir    string        // absolute
+	Rundir    *rundir.Dir   // where state is published
+	Env       []string      // what services inherit, without SYSMGR_NAME and SYSMGR_DIR
+	Manner    rundir.Manner // how services are stopped that do not say it themselves
+	Processes Processes
+	Report    func(Fact)  // called from any goroutine; must not block
+	Debug     func() bool // whether Decided and Taken are wanted
+
+	// Foreground is set by runsyssv: the caller holds the folder's guard
+	// for as long as the service runs, and a lock file does not count.
+	Foreground bool
+
+	// Essential names the service whose end is the daemon's; may be empty.
+	Essential string
+	// Ended is told how it ended.
+	Ended func(syscall.WaitStatus)
+
+	// Attend and Forget tell that requests for a service are to be taken
+	// from now on, and no longer. They must not block; nil is allowed.
+	Attend, Forget func(name string)
+
+	restless restless
+}
+
+// restless is the set of services in back-off. It is the one thing that
+// actors share, because the scanner asks for it from outside.
+type restless struct {
+	sync.Mutex
+	names map[string]struct{}
+}
+
+func (r *restless) set(name string, in bool) {
+	r.Lock()
+	defer r.Unlock()
+	if !in {
+		delete(r.names, name)
+		return
+	}
+	if r.names == nil {
+		r.names = make(map[string]struct{})
+	}
+	r.names[name] = struct{}{}
+}
+
+// Order is a message to an actor: an event, and what came with it.
+type Order struct {
+	Event   Event        // a wish; its At is set by the actor
+	ID      string       // of the request, which the status then repeats
+	Refused string       // why the request makes no sense: then there is no event
+	Lost    bool         // the service's folder was removed: publish everything
+	Lock    rundir.Stamp // of the lock file that the order was read from, if it was
+}
+
+// Fact is something that an actor tells whoever keeps the log.
+type Fact interface{ fact() }
+
+// Decided is told after each Step: for those who want to see everything.
+type Decided struct {
+	Service  string
+	Event    Event
+	Old, New State
+	Effects  []Effect
+}
+
+// Changed is told when a service has come to another phase, another process
+// or another cause.
+type Changed struct {
+	Service  string
+	Event    Event // the one that began it
+	Old, New State
+}
+
+// Taken is told of each order that an actor takes.
+type Taken struct {
+	Service string
+	Order   Order
+}
+
+// Unpublished is told when a state could not be written, once until it can
+// be again.
+type Unpublished struct {
+	Service string
+	Err     error
+}
+
+// Misread is told when a service wrote nonsense into one of its files.
+type Misread struct {
+	Service string
+	File    string
+}
+
+// HeldUp is told when a shutdown waits for services.
+type HeldUp struct {
+	Services []string
+}
+
+func (Decided) fact()     {}
+func (Changed) fact()     {}
+func (Taken) fact()       {}
+func (Unpublished) fact() {}
+func (Misread) fact()     {}
+func (HeldUp) fact()      {}
+
+// Service is the actor of one service. Run owns everything but the mailbox.
+type Service struct {
+	config *Config
+	name   string
+	mail   mailbox[any] // Order, or Event from the supervisor
+
+	state   State
+	process reaper.Process
+	timer   *time.Timer
+	guard   *os.File // held from before a fork until the state is published
+
+	shownPid  int      // what the pid files say
+	shown     State    // what the status file says
+	requests  []string // ids of the orders taken, the newest first
+	refused   string
+	unwritten bool         // the last try to publish failed
+	acted     rundir.Stamp // the lock file that was read here rather than in an order
+	retired   bool
+}
+
+// NewService makes the actor of a service. bar is why its entry cannot be
+// run, or empty.
+func NewService(config *Config, name, bar string) *Service {
+	s := &Service{config: config, name: name, mail: newMailbox[any]()}
+	s.state.Bar = bar
+	return s
+}
+
+// Tell gives the actor an order. It does not block; after the actor has ended
+// it does nothing.
+func (s *Service) Tell(o Order) { s.mail.put(o) }
+
+// Shutdown stops the service for good; then Run returns. It does not block.
+func (s *Service) Shutdown() { s.tell(Event{Kind: Shutdown}) }
+
+// tell gives the actor an event.
+func (s *Service) tell(e Event) { s.mail.put(e) }
+
+// Run is the actor. It returns when the service is gone for good: after
+// Removed or Shutdown, with nothing of it left.
+func (s *Service) Run(first Want) {
+	s.timer = time.NewTimer(time.Hour)
+	s.timer.Stop()
+	s.begin(first)
+	for !s.retired {
+		select {
+		case exit := <-s.process.Exited:
+			s.exited(exit)
+		case <-s.process.Drained:
+			s.process.Drained = nil
+			s.handle(Event{Kind: Drained}, false)
+		case <-s.timer.C:
+			s.handle(Event{Kind: Timer}, false)
+		case <-s.mail.wake:
+			for _, message := range s.mail.take() {
+				s.take(message)
+			}
+		}
+	}
+	if s.config.Forget != nil {
+		s.config.Forget(s.name)
+	}
+	// The lock stays: a stop survives that the entry is deleted and made anew.
+	if err := s.config.Rundir.Sweep(s.name, true); err != nil {
+		s.config.Report(Unpublished{s.name, err})
+	}
+}
+
+// begin puts the folder in order, which may be a leftover, and starts the
+// service unless it is held.
+func (s *Service) begin(first Want) {
+	s.state.Since = time.Now()
+	hold := rundir.NoHold
+	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
+		hold, s.acted = f.ReadHold()
+		f.Remove(rundir.Pid, rundir.Syspid)
+		f.Close()
+	}
+	if s.config.Attend != nil {
+		s.config.Attend(s.name)
+	}
+	switch {
+	case s.config.Foreground:
+	case hold == rundir.HoldDown, hold == rundir.HoldKill:
+		first = WantDown
+	case hold == rundir.HoldOnce:
+		first = WantOnce
+	}
+	switch first {
+	case WantUp:
+		s.handle(Event{Kind: Start}, true)
+	case WantOnce:
+		s.handle(Event{Kind: Once}, true)
+	default:
+		s.state.Cause = "held down"
+		s.handle(Event{Kind: Stop}, true)
+	}
+}
+
+func (s *Service) take(message any) {
+	switch m := message.(type) {
+	case Event:
+		s.handle(m, false)
+	case Order:
+		if s.config.Debug() {
+			s.config.Report(Taken{s.name, m})
+		}
+		s.order(m)
+	}
+}
+
+// order takes an order and answers it in the status file, even when nothing
+// changes: the client waits to see its id.
+func (s *Service) order(o Order) {
+	if o.ID != "" {
+		keep := min(len(s.requests), rundir.KeptRequests-1)
+		s.requests = append([]string{o.ID}, s.requests[:keep]...)
+	}
+	if o.Refused == "" && o.Event.Kind == Signal && s.state.Pid == 0 {
+		o.Refused = "it is not running"
+	}
+	if o.Refused != "" {
+		s.refused = o.ID + " " + o.Refused
+		s.publish()
+		return
+	}
+	if o.Lost {
+		s.shownPid = 0
+	}
+	if o.Event.Kind == Once && o.Lock != (rundir.Stamp{}) && o.Lock == s.acted {
+		// That has been done already: see begin and exited.
+		s.publish()
+		return
+	}
+	s.handle(o.Event, true)
+}
+
+// exited is called with the end of the main process. A client that knows only
+// the lock file writes it first and then signals the process; its doorbell may
+// still be on its way, so the lock is looked at before anything is restarted.
+func (s *Service) exited(exit reaper.Exit) {
+	s.process.Exited = nil
+	if s.state.Phase == Up && s.state.Want == WantUp {
+		if f, err := s.config.Rundir.Folder(s.name); err == nil {
+			switch hold, stamp := f.ReadHold(); hold {
+			case rundir.HoldDown, rundir.HoldKill:
+				// The signal this asks for finds nobody: the reaper knows.
+				s.handle(Event{Kind: Stop}, false)
+			case rundir.HoldOnce:
+				s.acted = stamp
+				s.handle(Event{Kind: Once}, false)
+			}
+			f.Close()
+		}
+	}
+	if s.name == s.config.Essential && s.state.Phase == Up && s.state.Want != WantGone {
+		// Its end is the daemon's: nothing to restart.
+		s.state.Want = WantOnce
+		defer s.config.Ended(exit.Status)
+	}
+	s.handle(Event{Kind: Exited, Exit: exit.Status, Alone: exit.Alone}, false)
+}
+
+// handle lets Step decide about an event, does what it says, and lets it
+// decide about what came of that, until there is nothing more to do; then the
+// outcome is published, always if show is set.
+func (s *Service) handle(e Event, show bool) {
+	e = s.complete(e)
+	before, first := s.state, e
+	for more := true; more; {
+		old := s.state
+		var effects []Effect
+		s.state, effects = Step(old, e)
+		if s.config.Debug() {
+			s.config.Report(Decided{s.name, e, old, s.state, effects})
+		}
+		more = false
+		for _, effect := range effects {
+			switch effect.Action {
+			case Spawn:
+				e, more = s.complete(s.spawn()), true
+			case Tell:
+				s.config.Processes.Signal(s.state.Pid, effect.Signal)
+			case TellGroup:
+				s.config.Processes.SignalGroup(s.state.Group, effect.Signal)
+			case Probe, ProbeHard:
+				s.config.Processes.Probe(s.state.Group, effect.Action == ProbeHard)
+			case Retire:
+				s.retired = true
+			}
+		}
+	}
+	s.arm()
+	if (before.Phase == Backoff) != (s.state.Phase == Backoff) {
+		s.config.restless.set(s.name, s.state.Phase == Backoff)
+	}
+	if s.retired {
+		s.config.Report(Changed{s.name, first, before, s.state})
+		return
+	}
+	if show || s.unwritten || s.state != s.shown {
+		s.publish()
+	}
+	if s.guard != nil {
+		s.guard.Close()
+		s.guard = nil
+	}
+	if changed(before, s.state) {
+		s.config.Report(Changed{s.name, first, before, s.state})
+	}
+}
+
+// changed tells whether the log should hear of a transition.
+func changed(old, new State) bool {
+	return old.Phase != new.Phase || old.Pid != new.Pid || old.Cause != new.Cause ||
+		old.Starts != new.Starts || old.Killed.IsZero() && !new.Killed.IsZero()
+}
+
+// complete fills in what an event is to carry: the time, and what the
+// service's folder says.
+func (s *Service) complete(e Event) Event {
+	e.At = time.Now()
+	e.Manner = s.config.Manner
+	switch e.Kind {
+	case Stop, Kill, Restart, Removed, Shutdown, Exited:
+		if s.state.Phase != Up {
+			return e
+		}
+	case Appeared:
+		e.Held = WantUp
+	default:
+		return e
+	}
+	f, err := s.config.Rundir.Folder(s.name)
+	if err != nil {
+		return e
+	}
+	defer f.Close()
+	if e.Kind == Appeared {
+		switch hold, _ := f.ReadHold(); hold {
+		case rundir.HoldDown, rundir.HoldKill:
+			e.Held = WantDown
+		case rundir.HoldOnce:
+			e.Held = WantOnce
+		}
+		return e
+	}
+	var bad []string
+	e.Manner, bad = f.ReadManner(s.config.Manner)
+	for _, file := range bad {
+		s.config.Report(Misread{s.name, file})
+	}
+	return e
+}
+
+// arm sets the timer to what the state wants.
+func (s *Service) arm() {
+	s.timer.Stop()
+	if !s.state.Due.IsZero() {
+		s.timer.Reset(time.Until(s.state.Due))
+	}
+}
+
+// spawn starts the process and returns the answer to Step's question. Until
+// it has it, the actor listens to nothing else: orders wait in the mailbox.
+func (s *Service) spawn() Event {
+	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
+		if !s.config.Foreground {
+			guard, err := f.Grab()
+			if errors.Is(err, rundir.ErrGrabbed) {
+				f.Close()
+				return Event{Kind: Refused, Refusal: Barred, Cause: err.Error()}
+			}
+			s.guard = guard
+		}
+		// What the last run wrote about itself does not hold for this one.
+		f.Remove(rundir.Pid, rundir.Syspid, rundir.Ready, rundir.StopSignal, rundir.StopTimeout, rundir.Waiting, rundir.Needs)
+		s.shownPid = 0
+		f.Close()
+	}
+	env := append(s.config.Env[:len(s.config.Env):len(s.config.Env)],
+		"SYSMGR_NAME="+s.name,
+		"SYSMGR_DIR="+filepath.Join(s.config.Rundir.Path(), s.name))
+	process, err := s.config.Processes.Start(reaper.Command{Path: filepath.Join(s.config.Sysdir, s.name), Env: env})
+	if err != nil {
+		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
+	}
+	s.process = process
+	return Event{Kind: Started, Pid: process.Pid}
+}
+
+// refusal sorts the errors of fork(2) and execve(2): what passes by itself,
+// and what needs a better file.
+func refusal(err error) Refusal {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		switch errno {
+		case unix.ETXTBSY:
+			return Busy
+		case unix.EAGAIN, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.EIO, unix.EINTR:
+			return Short
+		}
+	}
+	return Barred
+}
+
+// publish writes the state into the service's folder: first what lets others
+// act on it, then what tells them.
+func (s *Service) publish() {
+	err := s.write()
+	if err != nil && !s.unwritten {
+		s.config.Report(Unpublished{s.name, err})
+	}
+	s.unwritten = err != nil
+}
+
+func (s *Service) write() error {
+	f, err := s.config.Rundir.MakeFolder(s.name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if pid := s.state.Pid; pid != s.shownPid {
+		if pid == 0 {
+			err = f.Remove(rundir.Pid, rundir.Syspid)
+		} else {
+			// A script may have been faster and have written a number of
+			// its own, which then is the one to show.
+			err = f.WriteNew(rundir.Pid, rundir.PidLine(pid))
+			if errors.Is(err, os.ErrExist) {
+				err = nil
+			}
+			if err == nil {
+				err = f.Write(rundir.Syspid, rundir.PidLine(pid))
+			}
+		}
+		if err != nil {
+			return err
+		}
+		s.shownPid = pid
+	}
+	status := s.state.Status(time.Now(), rundir.Clock())
+	status.Requests, status.Refused = s.requests, s.refused
+	if err := f.Write(rundir.State, status.Encode()); err != nil {
+		return err
+	}
+	s.shown = s.state
+	return nil
+}

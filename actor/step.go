@@ -1,0 +1,426 @@
+package actor
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/rundir"
+)
+
+// Step answers one event: the state after it and what the actor has to do,
+// in this order. It is total (every event is answered in every phase), reads
+// no clock and does nothing itself. The next event after a Spawn is its
+// answer, Started or Refused: the actor sees to that.
+//
+// Its whole table is shown in sysmgr-states(7).
+func Step(s State, e Event) (State, []Effect) {
+	if s.Want == WantGone && e.Kind <= Signal {
+		return s, nil // orders for what is going away are void
+	}
+	switch e.Kind {
+	case Start:
+		return s.ordered(WantUp, e)
+	case Once:
+		return s.ordered(WantOnce, e)
+	case Released:
+		if s.Want == WantUp {
+			return s, nil
+		}
+		return s.ordered(WantUp, e)
+	case Restart:
+		return s.restart(e)
+	case Stop, Kill:
+		return s.held(e)
+	case Signal:
+		if s.Pid == 0 {
+			return s, nil
+		}
+		return s, []Effect{{Tell, e.Signal}}
+	case Removed, Shutdown:
+		return s.dismissed(e)
+	case Appeared:
+		return s.appeared(e)
+	case Started:
+		return s.started(e)
+	case Refused:
+		return s.refused(e)
+	case Exited:
+		return s.exited(e)
+	case Drained:
+		return s.drained(e)
+	case Timer:
+		return s.timer(e)
+	}
+	return s, nil
+}
+
+// ordered: somebody wants it to run. A wait is skipped.
+func (s State) ordered(want Want, e Event) (State, []Effect) {
+	switch s.Phase {
+	case Up:
+		s.Want = want
+	case Stopping:
+		s.Want = want
+		s.NotBefore = time.Time{}
+	case Down, Backoff, Blocked:
+		if s.starting() {
+			return s, nil
+		}
+		s.Want = want
+		return s.start(e)
+	}
+	return s, nil
+}
+
+// restart: as ordered, but what runs is stopped first.
+func (s State) restart(e Event) (State, []Effect) {
+	if s.Phase == Up {
+		s.Want = WantUp
+		return s.stop(e, "asked to restart")
+	}
+	return s.ordered(WantUp, e)
+}
+
+// held: somebody wants it down.
+func (s State) held(e Event) (State, []Effect) {
+	const cause = "asked to stop"
+	switch s.Phase {
+	case Up:
+		s.Want = WantDown
+		return s.stop(e, cause)
+	case Stopping:
+		s.Want = WantDown
+		s.Cause = cause
+		if e.Kind == Kill && s.Killed.IsZero() {
+			return s.kill(e)
+		}
+	case Down:
+		if !s.starting() {
+			s.Want = WantDown
+		}
+	case Backoff, Blocked:
+		s.Want = WantDown
+		return s.rest(e, cause), nil
+	}
+	return s, nil
+}
+
+// dismissed: its entry is gone or the daemon stops, so the actor ends too, as
+// soon as nothing runs any more.
+func (s State) dismissed(e Event) (State, []Effect) {
+	cause := "removed"
+	if e.Kind == Shutdown {
+		cause = "shutting down"
+	}
+	again := s.Want == WantGone
+	switch s.Phase {
+	case Up:
+		s.Want = WantGone
+		return s.stop(e, cause)
+	case Stopping:
+		s.Want = WantGone
+		s.Cause = cause
+	case Down, Backoff, Blocked:
+		if s.starting() || again {
+			return s, nil
+		}
+		s.Want = WantGone
+		return s.rest(e, cause), []Effect{{Action: Retire}}
+	}
+	return s, nil
+}
+
+// appeared: the scanner has looked at its entry, which is new, changed or
+// back again. What waits for a better file is tried at once.
+func (s State) appeared(e Event) (State, []Effect) {
+	s.Bar = e.Bar
+	switch s.Phase {
+	case Up, Down:
+		// The new file is for the next start.
+	case Stopping:
+		if s.Want == WantGone {
+			s.Want = e.Held
+		}
+	case Backoff, Blocked:
+		return s.start(e)
+	}
+	return s, nil
+}
+
+// started: the process asked for is there.
+func (s State) started(e Event) (State, []Effect) {
+	if s.Group != 0 {
+		return s, nil // it has one: Step did not ask
+	}
+	starting := s.starting()
+	s = s.enter(Up, e.At, "")
+	s.Pid, s.Group = e.Pid, e.Pid
+	s.Starts++
+	if !starting {
+		return s.stop(e, "asked to stop") // nobody wants it any more
+	}
+	return s, nil
+}
+
+// refused: the process asked for could not be made.
+func (s State) refused(e Event) (State, []Effect) {
+	if !s.starting() {
+		return s, nil
+	}
+	switch e.Refusal {
+	case Busy:
+		return s.wait(e.At, busyDelay, e.Cause), nil
+	case Short:
+		return s.wait(e.At, s.climb(), e.Cause), nil
+	}
+	s = s.block(e.At, e.Cause)
+	s.Due = e.At.Add(barDelay)
+	return s, nil
+}
+
+// exited: the main process has been reaped.
+func (s State) exited(e Event) (State, []Effect) {
+	if s.Pid == 0 {
+		return s, nil
+	}
+	s.Pid = 0
+	s.LastExit = ExitWords(e.Exit)
+	if s.Phase == Up {
+		return s.ended(e)
+	}
+	if e.Alone {
+		return s.settle(e)
+	}
+	return s.clear(e)
+}
+
+// ended: the main process has ended by itself.
+func (s State) ended(e Event) (State, []Effect) {
+	life := e.At.Sub(s.Since)
+	s.Cause = fmt.Sprintf("%s after %s", s.LastExit, short(life))
+	s.NotBefore = time.Time{}
+	if s.Want == WantOnce {
+		s.Want = WantDown
+	} else {
+		s.Restarts++
+		s.NotBefore = s.nextStart(e.At, life)
+	}
+	s.Ended = e.At
+	if e.Alone {
+		return s.settle(e)
+	}
+	// Nothing may start beside what it left behind.
+	s.Phase = Stopping
+	s.Since = e.At
+	s.KillAt = deadline(e)
+	return s.clear(e)
+}
+
+// nextStart is the rule of section 4 of sysmgr(8): one end after a second or
+// more of life is free, unless there was another in the last 30 s; all others
+// climb the ladder of delays, from which 30 s of life come down at once.
+func (s *State) nextStart(at time.Time, life time.Duration) time.Time {
+	if life >= forgiven {
+		s.Failures = 0
+	}
+	if life >= lived && (s.Ended.IsZero() || at.Sub(s.Ended) >= forgiven) {
+		return time.Time{}
+	}
+	return at.Add(s.climb())
+}
+
+// climb returns the delay of this failure and takes the next step.
+func (s *State) climb() time.Duration {
+	d := delays[min(s.Failures, len(delays)-1)]
+	s.Failures = min(s.Failures+1, len(delays))
+	return d
+}
+
+// drained: nothing is left in the group.
+func (s State) drained(e Event) (State, []Effect) {
+	if s.Phase != Stopping || s.Pid != 0 {
+		return s, nil
+	}
+	return s.settle(e)
+}
+
+// timer: Due has come, or an old timer rings late.
+func (s State) timer(e Event) (State, []Effect) {
+	if s.Due.IsZero() || e.At.Before(s.Due) {
+		return s, nil
+	}
+	switch s.Phase {
+	case Down, Up:
+		s.Due = time.Time{}
+	case Backoff, Blocked:
+		return s.start(e)
+	case Stopping:
+		if !s.KillAt.IsZero() && !e.At.Before(s.KillAt) {
+			return s.kill(e)
+		}
+		if s.Killed.IsZero() {
+			s.Due = s.nextLook(e.At)
+			return s, []Effect{{Action: Probe}}
+		}
+		// KILL cannot be refused, but it can wait: for a disk, for ever.
+		if e.At.Sub(s.Killed) >= stuckAfter {
+			s.Cause = stuck
+			s.Due = e.At.Add(stuckEvery)
+		} else {
+			s.Due = e.At.Add(probeEvery)
+		}
+		return s, []Effect{{Action: ProbeHard}}
+	}
+	return s, nil
+}
+
+// stuck is the cause of a service that KILL did not end in time.
+const stuck = "still alive after KILL"
+
+// starting tells whether a Spawn is on its way.
+func (s State) starting() bool {
+	return s.Phase == Down && (s.Want == WantUp || s.Want == WantOnce)
+}
+
+// start asks for a process, unless the entry is known not to run.
+func (s State) start(e Event) (State, []Effect) {
+	s.NotBefore = time.Time{}
+	s.Due = time.Time{}
+	if s.Bar != "" {
+		return s.block(e.At, s.Bar), nil
+	}
+	// Since and Cause stay until there is an answer: a service that is
+	// refused for the same reason again has been so all the time.
+	s.Phase = Down
+	return s, []Effect{{Action: Spawn}}
+}
+
+// stop begins to end what runs.
+func (s State) stop(e Event, cause string) (State, []Effect) {
+	s = s.enter(Stopping, e.At, cause)
+	if e.Kind == Kill {
+		return s.kill(e)
+	}
+	s.KillAt = deadline(e)
+	s.Due = s.nextLook(e.At)
+	// A stopped process (SIGSTOP) hears nothing but CONT.
+	return s, []Effect{{Tell, e.Manner.Signal}, {Tell, unix.SIGCONT}}
+}
+
+// clear ends what the main process has left in its group.
+func (s State) clear(e Event) (State, []Effect) {
+	if !s.Killed.IsZero() {
+		s.Due = e.At.Add(probeEvery)
+		return s, []Effect{{TellGroup, unix.SIGKILL}}
+	}
+	s.Due = s.nextLook(e.At)
+	return s, []Effect{{TellGroup, unix.SIGTERM}, {TellGroup, unix.SIGCONT}}
+}
+
+// kill ends everything in the group for sure.
+func (s State) kill(e Event) (State, []Effect) {
+	s.KillAt = time.Time{}
+	s.Killed = e.At
+	s.Due = e.At.Add(probeEvery)
+	return s, []Effect{{TellGroup, unix.SIGKILL}}
+}
+
+// settle is where a service comes to when nothing of it is left.
+func (s State) settle(e Event) (State, []Effect) {
+	s.Group = 0
+	s.KillAt, s.Killed = time.Time{}, time.Time{}
+	switch s.Want {
+	case WantGone:
+		return s.rest(e, s.Cause), []Effect{{Action: Retire}}
+	case WantDown:
+		return s.rest(e, s.Cause), nil
+	case WantUp, WantOnce:
+		if delay := s.NotBefore.Sub(e.At); delay > 0 {
+			return s.wait(e.At, delay, s.Cause), nil
+		}
+	}
+	return s.start(e)
+}
+
+// rest is a service that has nothing to do. An order ends a run of failures.
+func (s State) rest(e Event, cause string) State {
+	s = s.enter(Down, e.At, cause)
+	s.NotBefore = time.Time{}
+	s.Failures = 0
+	return s
+}
+
+func (s State) wait(at time.Time, delay time.Duration, cause string) State {
+	s = s.enter(Backoff, at, cause)
+	s.Retry = delay
+	s.Due = at.Add(delay)
+	return s
+}
+
+func (s State) block(at time.Time, cause string) State {
+	if s.Cause == cause && !s.Since.IsZero() {
+		at = s.Since
+	}
+	return s.enter(Blocked, at, cause)
+}
+
+func (s State) enter(p Phase, at time.Time, cause string) State {
+	s.Phase, s.Since, s.Cause = p, at, cause
+	s.Due, s.Retry = time.Time{}, 0
+	return s
+}
+
+// deadline is when a stop that begins now turns to KILL; zero means never.
+func deadline(e Event) time.Time {
+	if e.Manner.Grace <= 0 {
+		return time.Time{}
+	}
+	return e.At.Add(e.Manner.Grace)
+}
+
+// nextLook is when a stop that is not yet KILL wants its timer: to look at
+// the group again, or to KILL.
+func (s State) nextLook(at time.Time) time.Time {
+	look := at.Add(probeEvery)
+	if s.Pid != 0 {
+		look = at.Add(stuckEvery) // the reaper tells of its end
+	}
+	if !s.KillAt.IsZero() && s.KillAt.Before(look) {
+		return s.KillAt
+	}
+	return look
+}
+
+// short is a duration of a life, as a cause shows it.
+func short(d time.Duration) string {
+	if d < 10*time.Second {
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
+
+// Status is what the status file says of a state. now and clock are the same
+// moment by the wall and by rundir.Clock.
+func (s State) Status(now time.Time, clock time.Duration) rundir.Status {
+	wanted := s.Want
+	if wanted == WantGone {
+		wanted = WantDown
+	}
+	return rundir.Status{
+		Phase:    s.Phase.String(),
+		Wanted:   wanted.String(),
+		Pid:      s.Pid,
+		Since:    s.Since,
+		Clock:    max(0, clock-now.Sub(s.Since)),
+		Starts:   s.Starts,
+		Restarts: s.Restarts,
+		LastExit: s.LastExit,
+		Cause:    s.Cause,
+		RetryIn:  s.Retry,
+	}
+}
+
+// Stuck tells whether KILL was sent and has not worked in time.
+func (s State) Stuck() bool { return s.Phase == Stopping && s.Cause == stuck }

@@ -1,0 +1,212 @@
+package actor
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// Entry is what the supervisor is told of an entry of the service directory.
+type Entry struct {
+	Name  string
+	Bar   string // why it cannot be run, empty if it can
+	Stamp any    // comparable; another one when the file or its entry changed
+	File  any    // comparable; which file it is, kept when it is renamed
+	Gone  bool   // it is gone, but may yet come back
+}
+
+// Supervisor owns the actors: it makes one for each service that the scanner
+// finds, hands orders on, and ends them all at a shutdown.
+type Supervisor struct {
+	config *Config
+	mail   mailbox[any]
+
+	// What follows belongs to Run.
+	services map[string]*member
+	entries  map[string]Entry
+	renamed  int // entries that wait for the service they were renamed from
+	closing  bool
+}
+
+// member is a service as the supervisor knows it.
+type member struct {
+	service *Service
+	entry   Entry  // the last one it was told of
+	bar     string // and what was said of it
+	removed bool   // it has been told that its entry is gone
+}
+
+// Messages to the supervisor.
+type (
+	snapshot []Entry
+	delivery struct {
+		name  string
+		order Order
+	}
+	retirement struct{ name string }
+	shutdown   struct{}
+)
+
+// NewSupervisor makes a supervisor without services.
+func NewSupervisor(config *Config) *Supervisor {
+	return &Supervisor{
+		config:   config,
+		mail:     newMailbox[any](),
+		services: make(map[string]*member),
+		entries:  make(map[string]Entry),
+	}
+}
+
+// Found tells the supervisor all the entries that there are now. It does not
+// block.
+func (v *Supervisor) Found(entries []Entry) { v.mail.put(snapshot(entries)) }
+
+// Deliver hands an order to a service; one that does not exist is no error.
+// It does not block.
+func (v *Supervisor) Deliver(name string, o Order) { v.mail.put(delivery{name, o}) }
+
+// Shutdown stops every service; then Run returns. It does not block, and a
+// second one changes nothing.
+func (v *Supervisor) Shutdown() { v.mail.put(shutdown{}) }
+
+// How soon a shutdown that is held up is told of, and how often.
+const (
+	heldUpAfter = 2 * time.Second
+	heldUpEvery = 10 * time.Second
+)
+
+// Restless lists the services in back-off: a better file would help them, but
+// nothing is wrong with the one they have as far as the scanner can see. It
+// may be called from any goroutine.
+func (v *Supervisor) Restless() []string {
+	v.config.restless.Lock()
+	defer v.config.restless.Unlock()
+	return slices.Collect(maps.Keys(v.config.restless.names))
+}
+
+// Run is the supervisor. It returns when, after a Shutdown, the last service
+// is gone.
+func (v *Supervisor) Run() {
+	late := time.NewTimer(time.Hour)
+	late.Stop()
+	for {
+		select {
+		case <-v.mail.wake:
+		case <-late.C:
+			v.config.Report(HeldUp{v.names()})
+			late.Reset(heldUpEvery)
+		}
+		for _, message := range v.mail.take() {
+			switch m := message.(type) {
+			case snapshot:
+				v.found(m)
+			case delivery:
+				if s, ok := v.services[m.name]; ok && !v.closing {
+					s.service.Tell(m.order)
+				}
+			case retirement:
+				v.retire(m.name)
+			case shutdown:
+				if !v.closing {
+					v.close()
+					late.Reset(heldUpAfter)
+				}
+			}
+		}
+		if v.closing && len(v.services) == 0 {
+			late.Stop()
+			return
+		}
+	}
+}
+
+func (v *Supervisor) names() []string {
+	names := make([]string, 0, len(v.services))
+	for name := range v.services {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (v *Supervisor) found(entries snapshot) {
+	clear(v.entries)
+	for _, e := range entries {
+		v.entries[e.Name] = e
+	}
+	v.reconcile()
+}
+
+// reconcile makes the services agree with the entries.
+func (v *Supervisor) reconcile() {
+	if v.closing {
+		return
+	}
+	leaving := v.leaving()
+	v.renamed = 0
+	for name, e := range v.entries {
+		if e.Gone {
+			continue
+		}
+		bar := e.Bar
+		// mv a b: b is the same program, so it waits until a has stopped.
+		if old, ok := leaving[e.File]; ok && old != name && bar == "" {
+			bar = "renamed from " + old + ", which has not stopped yet"
+			v.renamed++
+		}
+		m, ok := v.services[name]
+		switch {
+		case !ok:
+			v.add(e, bar)
+		case m.removed || m.entry.Stamp != e.Stamp || m.bar != bar:
+			m.entry, m.bar, m.removed = e, bar, false
+			m.service.tell(Event{Kind: Appeared, Bar: bar})
+		}
+	}
+	for name, m := range v.services {
+		if _, ok := v.entries[name]; !ok && !m.removed {
+			m.removed = true
+			m.service.tell(Event{Kind: Removed})
+		}
+	}
+}
+
+// leaving maps the files of services whose entries are gone to their names.
+func (v *Supervisor) leaving() map[any]string {
+	var files map[any]string
+	for name, m := range v.services {
+		if e, ok := v.entries[name]; ok && !e.Gone {
+			continue
+		}
+		if files == nil {
+			files = make(map[any]string)
+		}
+		files[m.entry.File] = name
+	}
+	return files
+}
+
+func (v *Supervisor) add(e Entry, bar string) {
+	s := NewService(v.config, e.Name, bar)
+	v.services[e.Name] = &member{service: s, entry: e, bar: bar}
+	go func() {
+		s.Run(WantUp)
+		v.mail.put(retirement{e.Name})
+	}()
+}
+
+// retire forgets a service whose actor has ended. Its entry may be there
+// again already.
+func (v *Supervisor) retire(name string) {
+	delete(v.services, name)
+	if _, ok := v.entries[name]; ok || v.renamed > 0 {
+		v.reconcile()
+	}
+}
+
+func (v *Supervisor) close() {
+	v.closing = true
+	for _, m := range v.services {
+		m.service.Shutdown()
+	}
+}

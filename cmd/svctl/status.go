@@ -1,0 +1,259 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"sysmgr/control"
+	"sysmgr/internal/cli"
+	"sysmgr/internal/rundir"
+)
+
+// row is one service in the output of status.
+type row struct {
+	name    string
+	view    control.View
+	pid     int  // what the pid file says, which the service may have rewritten
+	pending bool // sysmgr has not taken it up yet
+	stale   bool // there is no daemon; alive tells of the process
+	alive   bool
+}
+
+// status prints one line a service, or JSON. With all set, names are those
+// that the run directory has.
+func (s *session) status(names []string, all, running bool) {
+	if all {
+		var err error
+		if names, err = s.dir.Names(); err != nil {
+			s.fail("", err)
+			return
+		}
+		slices.Sort(names)
+	}
+	rows := make([]row, 0, len(names))
+	for _, name := range names {
+		r, err := s.row(name, running)
+		switch {
+		case err == nil:
+			rows = append(rows, r)
+			if !r.view.IsUp() || r.stale {
+				s.code = max(s.code, cli.Fail)
+			}
+		case all && errors.Is(err, control.ErrUnknown):
+			// A folder without a status is no service: a lock kept for one
+			// that was removed.
+		default:
+			s.fail(name, err)
+		}
+	}
+	if s.quiet {
+		return
+	}
+	if s.json {
+		printJSON(rows)
+	} else {
+		printTable(rows)
+	}
+}
+
+func (s *session) row(name string, running bool) (row, error) {
+	view, err := control.Look(s.dir, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(s.sysdir, name)); running && err == nil && !rundir.Ignored(name) {
+			r := row{name: name, pending: true}
+			r.view.Phase, r.view.Wanted = rundir.Down, rundir.Up
+			r.view.Cause = "not taken up by sysmgr yet"
+			r.view.Clock = rundir.Clock()
+			return r, nil
+		}
+		return row{}, control.ErrUnknown
+	}
+	if err != nil {
+		return row{}, err
+	}
+	r := row{name: name, view: view, pid: view.Pid, stale: !running}
+	if r.pid != 0 && running {
+		if f, err := s.dir.Folder(name); err == nil {
+			if data, err := f.Read(rundir.Pid); err == nil {
+				if pid, err := rundir.ParsePid(data); err == nil {
+					r.pid = pid
+				}
+			}
+			f.Close()
+		}
+	}
+	if r.stale && view.Pid != 0 {
+		r.alive = rundir.Leads(view.Pid)
+	}
+	return r, nil
+}
+
+// word is the phase as the first word of a line.
+func (r row) word() string {
+	if len(r.view.Waiting) > 0 {
+		return "WAITING for " + strings.Join(r.view.Waiting, " ")
+	}
+	return strings.ToUpper(r.view.Phase)
+}
+
+// details is the rest of a line, behind the phase, the process and the time.
+func (r row) details() string {
+	v := r.view
+	var parts []string
+	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
+	if r.stale && v.Pid != 0 {
+		if r.alive {
+			add("process alive")
+		} else {
+			add("process gone")
+		}
+	}
+	switch v.Phase {
+	case rundir.Up:
+		if v.Ready {
+			add("ready")
+		}
+		if v.Wanted == "once" {
+			add("once")
+		}
+	case rundir.Backoff:
+		add("retry in %s", human(max(0, v.RetryIn-v.For()+time.Second-1)))
+	case rundir.Stopping:
+		if v.Wanted != rundir.Down {
+			add("then up")
+		}
+	}
+	if v.Cause != "" {
+		add("%s", v.Cause)
+	}
+	if v.Restarts > 0 {
+		add("restarts %d", v.Restarts)
+	}
+	if v.LastExit != "" && !strings.HasPrefix(v.Cause, v.LastExit) {
+		add("last exit: %s", v.LastExit)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func printTable(rows []row) {
+	cells := make([][4]string, len(rows))
+	var width [4]int
+	for i, r := range rows {
+		cells[i] = [4]string{r.name + ":", r.word(), "", human(r.view.For())}
+		if r.pid != 0 {
+			cells[i][2] = fmt.Sprintf("(pid %d)", r.pid)
+		}
+		if r.pending {
+			cells[i][3] = ""
+		}
+		for j, cell := range cells[i] {
+			width[j] = max(width[j], utf8.RuneCountInString(cell))
+		}
+	}
+	colour := colours()
+	var out strings.Builder
+	for i, r := range rows {
+		var line strings.Builder
+		for j, cell := range cells[i] {
+			if width[j] == 0 {
+				continue
+			}
+			if j > 0 {
+				line.WriteByte(' ')
+			}
+			pad := strings.Repeat(" ", width[j]-utf8.RuneCountInString(cell))
+			if j == 1 {
+				line.WriteString(colour(r, cell) + pad)
+			} else {
+				line.WriteString(cell + pad)
+			}
+		}
+		if d := r.details(); d != "" {
+			line.WriteString("  " + d)
+		}
+		out.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+	}
+	os.Stdout.WriteString(out.String())
+}
+
+// colours returns what paints a phase: on a terminal, unless NO_COLOR is set
+// (no-color.org) or the terminal is dumb.
+func colours() func(row, string) string {
+	info, err := os.Stdout.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return func(_ row, word string) string { return word }
+	}
+	return func(r row, word string) string {
+		code := map[string]string{rundir.Up: "32", rundir.Down: "2", rundir.Blocked: "31"}[r.view.Phase]
+		if code == "" || len(r.view.Waiting) > 0 {
+			code = "33"
+		}
+		return "\x1b[" + code + "m" + word + "\x1b[0m"
+	}
+}
+
+// human is a duration as people read it: 3h12m.
+func human(d time.Duration) string {
+	s := int(d / time.Second)
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 3600:
+		return fmt.Sprintf("%dm%ds", s/60, s%60)
+	case s < 86400:
+		return fmt.Sprintf("%dh%dm", s/3600, s/60%60)
+	}
+	return fmt.Sprintf("%dd%dh", s/86400, s/3600%24)
+}
+
+// object is a service for programs: its name and the keys of its status file.
+type object struct {
+	Name     string   `json:"name"`
+	Phase    string   `json:"phase"`
+	Wanted   string   `json:"wanted"`
+	Pid      int      `json:"pid,omitempty"`
+	Since    string   `json:"since,omitempty"`
+	Clock    float64  `json:"clock"`
+	Starts   int      `json:"starts"`
+	Restarts int      `json:"restarts"`
+	LastExit string   `json:"last-exit,omitempty"`
+	Cause    string   `json:"cause,omitempty"`
+	RetryIn  float64  `json:"retry-in,omitempty"`
+	Request  []string `json:"request,omitempty"`
+	Refused  string   `json:"refused,omitempty"`
+	Ready    bool     `json:"ready"`
+	Waiting  []string `json:"waiting,omitempty"`
+	Alive    *bool    `json:"alive,omitempty"` // only without a daemon
+}
+
+func printJSON(rows []row) {
+	objects := make([]object, 0, len(rows))
+	for _, r := range rows {
+		v := r.view
+		o := object{
+			Name: r.name, Phase: v.Phase, Wanted: v.Wanted, Pid: r.pid,
+			Clock: v.Clock.Seconds(), Starts: v.Starts, Restarts: v.Restarts,
+			LastExit: v.LastExit, Cause: v.Cause, RetryIn: v.RetryIn.Seconds(),
+			Request: v.Requests, Refused: v.Refused, Ready: v.Ready, Waiting: v.Waiting,
+		}
+		if !v.Since.IsZero() {
+			o.Since = v.Since.Format(time.RFC3339Nano)
+		}
+		if r.stale && v.Pid != 0 {
+			o.Alive = &r.alive
+		}
+		objects = append(objects, o)
+	}
+	out := json.NewEncoder(os.Stdout)
+	out.SetIndent("", "  ")
+	out.SetEscapeHTML(false)
+	out.Encode(objects)
+}

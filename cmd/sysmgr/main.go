@@ -1,0 +1,212 @@
+// Command sysmgr keeps the services of a directory alive.
+//
+// This file reads the command line, makes the parts and ties them together;
+// the parts know nothing of each other but what passes here.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/oklog/run"
+	"golang.org/x/sys/unix"
+
+	"sysmgr/actor"
+	"sysmgr/control"
+	"sysmgr/internal/cli"
+	"sysmgr/internal/rundir"
+	"sysmgr/reaper"
+	"sysmgr/scanner"
+)
+
+var program = cli.Program{Name: "sysmgr", Usage: `usage: sysmgr [-v] [-l console|json] [-t SEC] [-e NAME]
+
+  -v       log every decision
+  -l KIND  encoding of the log: console (default) or json
+  -t SEC   seconds from the stop signal to KILL (10; 0: never KILL)
+  -e NAME  when service NAME ends, stop the others and exit with its code
+  -h, -V   print this help, the version
+
+Keeps every executable in SYSDIR alive and publishes its state in RUNDIR.
+`}
+
+func main() { os.Exit(start(os.Args[1:])) }
+
+// settings is what the command line and the environment say.
+type settings struct {
+	sysdir, rundir string
+	manner         rundir.Manner
+	essential      string
+}
+
+func start(args []string) int {
+	// Before anything else: a signal that comes now must not end us.
+	signals := listen()
+	set := flag.NewFlagSet(program.Name, flag.ContinueOnError)
+	debug := set.Bool("v", false, "")
+	encoding := set.String("l", "console", "")
+	grace := set.String("t", "10", "")
+	essential := set.String("e", "", "")
+	if code, done := program.Parse(set, args); done {
+		return code
+	}
+	timeout, ok := rundir.ParseSeconds(*grace)
+	switch {
+	case set.NArg() > 0:
+		return program.Misused("unexpected %q", set.Arg(0))
+	case *encoding != "console" && *encoding != "json":
+		return program.Misused("-l %s: neither console nor json", *encoding)
+	case !ok:
+		return program.Misused("-t %s: not a number of seconds", *grace)
+	}
+	if *essential != "" {
+		if err := rundir.CheckName(*essential); err != nil {
+			return program.Misused("-e %q: %v", *essential, err)
+		}
+	}
+	s := settings{manner: rundir.Manner{Signal: unix.SIGTERM, Grace: timeout}, essential: *essential}
+	var err error
+	if s.sysdir, err = cli.Sysdir(); err == nil {
+		s.rundir, err = cli.Rundir()
+	}
+	if err != nil {
+		program.Errorf("%v", err)
+		return cli.Fail
+	}
+	return serve(s, signals, newJournal(*debug, *encoding == "json"))
+}
+
+// serve is the daemon, from its claim on the run directory to its release.
+func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
+	// One processor more than can be stuck in a fork; see reaper.
+	runtime.GOMAXPROCS(max(4, runtime.NumCPU()+2))
+	fail := func(err error) int {
+		log.close()
+		program.Errorf("%v", err)
+		return cli.Fail
+	}
+	dir, err := rundir.Create(s.rundir)
+	if err != nil {
+		return fail(err)
+	}
+	var supervisor *actor.Supervisor
+	scan, err := scanner.New(scanner.Config{
+		Dir: s.sysdir,
+		Send: func(entries []scanner.Entry) {
+			log.report(found{len(entries)})
+			supervisor.Found(translate(entries))
+		},
+		Restless: func() []string { return supervisor.Restless() },
+		Report:   func(f scanner.Fact) { log.report(f) },
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		os.Remove(s.rundir) // which may have been made for nothing
+		return fail(errors.New("service directory " + s.sysdir + " does not exist: make it, or set SYSDIR to another"))
+	}
+	if err != nil {
+		return fail(err)
+	}
+	claim, err := dir.Claim()
+	if errors.Is(err, rundir.ErrRunning) {
+		return fail(errors.New("already running in " + s.rundir))
+	}
+	if err != nil {
+		return fail(err)
+	}
+	defer func() {
+		if err := claim.Release(); err != nil {
+			log.report(actor.Unpublished{Err: err})
+		}
+		log.report(ended{code})
+		log.close()
+	}()
+	reap, err := reaper.New(func(f reaper.Fact) { log.report(f) })
+	if err != nil {
+		return fail(err)
+	}
+	requests := control.New(control.Config{
+		Rundir:  dir,
+		Deliver: func(m control.Message) { supervisor.Deliver(m.Service, order(m)) },
+		Report:  func(f control.Fact) { log.report(f) },
+	})
+	over := make(chan syscall.WaitStatus, 1) // the essential service has ended
+	supervisor = actor.NewSupervisor(&actor.Config{
+		Sysdir:    s.sysdir,
+		Rundir:    dir,
+		Env:       environment(os.Environ(), s),
+		Manner:    s.manner,
+		Processes: reap,
+		Report:    func(f actor.Fact) { log.report(f) },
+		Debug:     log.debug,
+		Essential: s.essential,
+		Ended: func(status syscall.WaitStatus) {
+			select {
+			case over <- status:
+			default:
+			}
+		},
+		Attend: requests.Attend,
+		Forget: requests.Forget,
+	})
+	log.report(begun{s.sysdir, s.rundir})
+
+	// The first to return ends all the others, in this order.
+	var group run.Group
+	ctx, cancel := context.WithCancel(context.Background())
+	reaping, finish := context.WithCancel(context.Background())
+	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan); return nil }, func(error) { cancel() })
+	group.Add(func() error { return scan.Run(ctx) }, func(error) { cancel() })
+	group.Add(func() error { return requests.Run(ctx) }, func(error) { cancel() })
+	group.Add(func() error { defer finish(); supervisor.Run(); return nil }, func(error) { supervisor.Shutdown() })
+	group.Add(func() error { return reap.Run(reaping) }, func(error) {}) // it ends after the last service
+	group.Run()
+	return code
+}
+
+// environment is what services inherit: ours, with both directories absolute
+// and without the marks of a service that we may be ourselves.
+func environment(env []string, s settings) []string {
+	var out []string
+	for _, entry := range env {
+		switch key, _, _ := strings.Cut(entry, "="); key {
+		case "SYSDIR", "RUNDIR", "SYSMGR_NAME", "SYSMGR_DIR":
+		default:
+			out = append(out, entry)
+		}
+	}
+	return append(out, "SYSDIR="+s.sysdir, "RUNDIR="+s.rundir)
+}
+
+// translate makes what the scanner sees into what the supervisor is told.
+func translate(entries []scanner.Entry) []actor.Entry {
+	out := make([]actor.Entry, len(entries))
+	for i, e := range entries {
+		out[i] = actor.Entry{Name: e.Name, Bar: e.Bar, Stamp: e.Stamp, File: e.ID(), Gone: e.Gone}
+	}
+	return out
+}
+
+// order makes what control has read into what a service is told.
+func order(m control.Message) actor.Order {
+	kinds := map[control.Verb]actor.Kind{
+		control.Start:    actor.Start,
+		control.Stop:     actor.Stop,
+		control.Restart:  actor.Restart,
+		control.Once:     actor.Once,
+		control.Kill:     actor.Kill,
+		control.Signal:   actor.Signal,
+		control.Released: actor.Released,
+	}
+	return actor.Order{
+		Event:   actor.Event{Kind: kinds[m.Request.Verb], Signal: m.Request.Signal},
+		ID:      m.Request.ID,
+		Refused: m.Refused,
+		Lost:    m.Lost,
+		Lock:    m.Lock,
+	}
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/rundir"
+)
+
+// listen makes every signal that would end or stop us harmless, for the rest
+// of our life, and returns where they arrive. They are never ignored: a
+// service would inherit that.
+func listen() <-chan os.Signal {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals,
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM,
+		unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGVTALRM,
+		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGIO,
+		unix.SIGXCPU, unix.SIGXFSZ, unix.SIGSYS, unix.SIGWINCH)
+	return signals
+}
+
+// obey does what signals say, until one of them ends the daemon or the
+// essential service has ended; then it returns the exit status. From then on
+// signals change nothing any more.
+func obey(ctx context.Context, signals <-chan os.Signal, over <-chan syscall.WaitStatus, log *journal, rescan func()) int {
+	for {
+		select {
+		case <-ctx.Done():
+			return 0
+		case status := <-over:
+			if status.Signaled() {
+				return 128 + int(status.Signal())
+			}
+			return status.ExitStatus()
+		case sig := <-signals:
+			name := rundir.SignalName(sig.(syscall.Signal))
+			switch sig {
+			case unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT:
+				log.report(heard{name, "shut down"})
+				return 0
+			case unix.SIGHUP:
+				log.report(heard{name, "rescan"})
+				rescan()
+			case unix.SIGUSR1:
+				effect := "debug off"
+				if log.toggle() {
+					effect = "debug on"
+				}
+				log.report(heard{name, effect})
+			}
+		}
+	}
+}

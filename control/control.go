@@ -1,0 +1,347 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sync"
+	"time"
+
+	"sysmgr/internal/rundir"
+	"sysmgr/internal/watch"
+)
+
+// Message is what the daemon's end makes of a request or of a lock file.
+type Message struct {
+	Service string
+	Request Request
+	Refused string       // why the request makes no sense; then it has no verb
+	Lost    bool         // the service's folder was removed and has been made anew
+	Lock    rundir.Stamp // of the lock file this was read from, if it was
+}
+
+// Config says where requests are and who gets them.
+type Config struct {
+	Rundir  *rundir.Dir
+	Deliver func(Message) // must not block
+	Report  func(Fact)    // must not block
+}
+
+// Fact is something that the control actor tells whoever keeps the log.
+type Fact interface{ fact() }
+
+// Asked is told of each message, before it is delivered.
+type Asked struct{ Message Message }
+
+// Unwritten is told when a lock file could not be written or removed.
+type Unwritten struct {
+	Service string
+	Err     error
+}
+
+// Watchless is told once when the kernel gives no watch and folders are polled.
+type Watchless struct{ Err error }
+
+// Overrun is told when events were lost and every folder is read again.
+type Overrun struct{}
+
+func (Asked) fact()     {}
+func (Unwritten) fact() {}
+func (Watchless) fact() {}
+func (Overrun) fact()   {}
+
+// How long a file may be half done.
+const (
+	// blink is how long to wait for the second half of two steps that people
+	// take with plain tools: echo makes a file and then fills it, rm -r
+	// removes a lock and then the folder around it.
+	blink = 20 * time.Millisecond
+	// unfilled is when an empty request is thrown away.
+	unfilled = time.Second
+)
+
+// Control is the control actor. Run owns all of it but the calls to it.
+type Control struct {
+	config Config
+
+	mu    sync.Mutex // guards calls, between callers and Run
+	calls []call
+	wake  chan struct{}
+
+	watcher *watch.Watcher
+	polls   bool
+	folders map[string]*folder
+	again   map[string]time.Time // folders to look at once more, and when
+}
+
+// call is an Attend or a Forget on its way to Run.
+type call struct {
+	name   string
+	attend bool
+}
+
+// folder is what is known of a service's folder.
+type folder struct {
+	lock      rundir.Stamp // the lock that was last acted upon; zero: none
+	unwritten bool         // the lock does not say what it should: it could not be written
+	half      time.Time    // since when something looks half done; zero: nothing
+}
+
+// New makes a control actor that attends to nothing yet.
+func New(config Config) *Control {
+	return &Control{
+		config:  config,
+		wake:    make(chan struct{}, 1),
+		folders: make(map[string]*folder),
+		again:   make(map[string]time.Time),
+	}
+}
+
+// Attend begins to take requests for a service. What its lock says now is
+// delivered too. It does not block.
+func (c *Control) Attend(name string) { c.call(call{name, true}) }
+
+// Forget ends it. It does not block.
+func (c *Control) Forget(name string) { c.call(call{name, false}) }
+
+func (c *Control) call(k call) {
+	c.mu.Lock()
+	c.calls = append(c.calls, k)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run takes requests until ctx is done.
+func (c *Control) Run(ctx context.Context) error {
+	watcher, err := watch.New(func(name string) bool {
+		return name == rundir.Lock || name == rundir.Control || name == rundir.Taken
+	})
+	if err != nil {
+		c.watchless(err)
+	}
+	c.watcher = watcher
+	defer watcher.Close()
+	late := time.NewTimer(time.Hour)
+	late.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.wake:
+		case <-watcher.Bell():
+		case <-late.C:
+		}
+		// Calls first: a folder that was removed because its service is gone
+		// must not be taken for one that somebody removed.
+		c.answer()
+		news := watcher.Take()
+		if news.Lost {
+			c.config.Report(Overrun{})
+		}
+		now := time.Now()
+		for name, at := range c.again {
+			if !now.Before(at) {
+				delete(c.again, name)
+				c.look(name)
+			}
+		}
+		if news.All {
+			for name := range c.folders {
+				c.look(name)
+			}
+		} else {
+			for name := range news.Keys {
+				c.look(name)
+			}
+		}
+		if next, ok := c.nextLook(); ok {
+			late.Reset(time.Until(next))
+		}
+	}
+}
+
+func (c *Control) nextLook() (next time.Time, ok bool) {
+	for _, at := range c.again {
+		if !ok || at.Before(next) {
+			next, ok = at, true
+		}
+	}
+	return next, ok
+}
+
+func (c *Control) watchless(err error) {
+	if !c.polls {
+		c.polls = true
+		c.config.Report(Watchless{err})
+	}
+}
+
+// answer does what was called for.
+func (c *Control) answer() {
+	c.mu.Lock()
+	calls := c.calls
+	c.calls = nil
+	c.mu.Unlock()
+	for _, k := range calls {
+		if k.attend {
+			c.folders[k.name] = &folder{}
+			c.open(k.name)
+			c.look(k.name)
+		} else {
+			delete(c.folders, k.name)
+			delete(c.again, k.name)
+			c.watcher.Remove(k.name)
+		}
+	}
+}
+
+// open makes sure that the folder is there and watched.
+func (c *Control) open(name string) {
+	f, err := c.config.Rundir.MakeFolder(name)
+	if err == nil {
+		err = c.watcher.Add(f.Path(), name)
+		f.Close()
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, watch.ErrPolling):
+		c.watchless(err)
+	default:
+		// It may have been removed again this instant: its bell is gone.
+		c.again[name] = time.Now().Add(unfilled)
+	}
+}
+
+// look reads a folder: the requests in it, then its lock.
+func (c *Control) look(name string) {
+	k, ok := c.folders[name]
+	if !ok {
+		return
+	}
+	f, err := c.config.Rundir.Folder(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		// rm -r of the folder starts the service.
+		k.lock, k.half = rundir.Stamp{}, time.Time{}
+		c.open(name)
+		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
+		return
+	}
+	if err != nil {
+		c.again[name] = time.Now().Add(unfilled)
+		return
+	}
+	defer f.Close()
+	half := c.requests(name, k, f)
+	half = c.lock(name, k, f) || half
+	switch {
+	case !half:
+		k.half = time.Time{}
+	case k.half.IsZero():
+		k.half = time.Now()
+		fallthrough
+	default:
+		c.again[name] = time.Now().Add(blink)
+	}
+}
+
+// requests takes every request there is. A request is renamed before it is
+// read, so that its place is free for the next and whoever writes to that
+// place from now on does not write into this one. It returns whether one is
+// there that its writer has not filled yet.
+func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool) {
+	for {
+		data, err := f.Read(rundir.Taken)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if f.Rename(rundir.Control, rundir.Taken) != nil {
+				return false
+			}
+			continue
+		case err != nil:
+			c.refuse(name, "", "the request is "+rundir.ErrIrregular.Error())
+			if f.Remove(rundir.Taken) != nil {
+				return false
+			}
+			continue
+		case len(data) == 0 && (k.half.IsZero() || time.Since(k.half) < unfilled):
+			return true
+		}
+		request, err := ParseRequest(data)
+		if err != nil {
+			c.refuse(name, request.ID, err.Error())
+		} else {
+			c.act(name, k, f, request)
+		}
+		f.Remove(rundir.Taken)
+	}
+}
+
+func (c *Control) refuse(name, id, why string) {
+	c.deliver(Message{Service: name, Request: Request{ID: id}, Refused: why})
+}
+
+func (c *Control) deliver(m Message) {
+	c.config.Report(Asked{m})
+	c.config.Deliver(m)
+}
+
+// act writes into the lock file what a request asks for, so that it holds
+// for the next daemon too, and passes the request on.
+func (c *Control) act(name string, k *folder, f *rundir.Folder, r Request) {
+	var err error
+	switch r.Verb {
+	case Start, Restart:
+		err = f.Remove(rundir.Lock)
+	case Stop:
+		err = f.Write(rundir.Lock, rundir.HoldDown.Line())
+	case Kill:
+		err = f.Write(rundir.Lock, rundir.HoldKill.Line())
+	case Once:
+		err = f.Write(rundir.Lock, rundir.HoldOnce.Line())
+	}
+	if r.Verb != Signal {
+		k.lock = f.Stamp(rundir.Lock)
+		k.unwritten = err != nil
+	}
+	if err != nil {
+		c.config.Report(Unwritten{name, err})
+	}
+	c.deliver(Message{Service: name, Request: r})
+}
+
+// lock passes on what the lock file says, if that is not what it said when it
+// was last acted upon. That it is absent is said each time: the actor may
+// have seen one that was there for a moment. It returns whether the file, or
+// what is left of it, looks half done.
+func (c *Control) lock(name string, k *folder, f *rundir.Folder) (half bool) {
+	hold, stamp := f.ReadHold()
+	settled := !k.half.IsZero() && time.Since(k.half) >= blink
+	if stamp == k.lock && (stamp != rundir.Stamp{} || k.unwritten) {
+		return false
+	}
+	m := Message{Service: name, Lock: stamp}
+	switch hold {
+	case rundir.NoHold:
+		if (k.lock != rundir.Stamp{}) && !settled {
+			return true
+		}
+		m.Request.Verb = Released
+	case rundir.HoldOpen:
+		if !settled {
+			return true
+		}
+		m.Request.Verb = Stop
+	case rundir.HoldDown:
+		m.Request.Verb = Stop
+	case rundir.HoldKill:
+		m.Request.Verb = Kill
+	case rundir.HoldOnce:
+		m.Request.Verb = Once
+	}
+	k.lock, k.unwritten = stamp, false
+	c.deliver(m)
+	return false
+}

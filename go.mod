@@ -1,0 +1,11 @@
+module sysmgr
+
+go 1.26.0
+
+require (
+	github.com/oklog/run v1.2.0
+	go.uber.org/zap v1.28.0
+	golang.org/x/sys v0.49.0
+)
+
+require go.uber.org/multierr v1.10.0 // indirect

@@ -1,0 +1,158 @@
+// Package program tells whether a file can be run as a service, and if not,
+// why. It looks; it does not run anything. The scanner asks it about entries
+// of the service directory, the reaper for the reason behind an errno of
+// execve(2), runsyssv about its argument.
+package program
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// head is how much of a script the kernel reads for its first line
+// (BINPRM_BUF_SIZE in Linux).
+const head = 256
+
+// Check returns why the file at path cannot be run as a service, or nil. The
+// error's text is made to stand behind the service's name.
+func Check(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.ELOOP):
+		return errors.New("its links lead in a circle")
+	case errors.Is(err, fs.ErrNotExist):
+		if target, linkErr := os.Readlink(path); linkErr == nil {
+			return fmt.Errorf("link to %q, which does not exist", target)
+		}
+		return errors.New("no such file")
+	default:
+		return reason(err)
+	}
+	switch {
+	case info.IsDir():
+		return errors.New("a directory, not a file")
+	case !info.Mode().IsRegular():
+		return errors.New("not a regular file")
+	case info.Mode().Perm()&0o111 == 0:
+		return errors.New("not executable (chmod +x it)")
+	}
+	// faccessat(2) knows what mode bits do not: mounts with noexec.
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("not executable: %w", err)
+	}
+	if os.Geteuid() == 0 {
+		if err := trusted(path, info); err != nil {
+			return err
+		}
+	}
+	return content(path)
+}
+
+// reason strips the operation and the path from an error of package os: the
+// service's name says it already.
+func reason(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Err
+	}
+	return err
+}
+
+// trusted refuses what any user of the machine could have put there: root
+// would run it.
+func trusted(path string, info fs.FileInfo) error {
+	const writable = 0o002
+	if info.Mode().Perm()&writable != 0 {
+		return errors.New("writable by everyone (chmod o-w it)")
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return reason(err)
+	}
+	for _, dir := range []string{filepath.Dir(path), filepath.Dir(real)} {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return reason(err)
+		}
+		if info.Mode().Perm()&writable != 0 && info.Mode()&os.ModeSticky == 0 {
+			return fmt.Errorf("in a folder writable by everyone (chmod o-w %s)", dir)
+		}
+	}
+	return nil
+}
+
+// content looks at the first bytes: an empty file, a script whose
+// interpreter is not there, and what is neither script nor program.
+func content(path string) error {
+	first, err := read(path)
+	if err != nil {
+		// A program may be executable and not readable: then execve decides.
+		return nil
+	}
+	if len(first) == 0 {
+		return errors.New("an empty file")
+	}
+	if line, ok := bytes.CutPrefix(first, []byte("#!")); ok {
+		return interpreter(line)
+	}
+	return nil
+}
+
+// Script tells whether a file that execve(2) answers with ENOEXEC is a script
+// without #!, to be run by /bin/sh, rather than a program of another machine
+// or garbage: its first line has no NUL byte, the test that shells use.
+func Script(path string) bool {
+	first, err := read(path)
+	if err != nil || len(first) == 0 {
+		return false
+	}
+	line, _, _ := bytes.Cut(first, []byte("\n"))
+	return bytes.IndexByte(line, 0) < 0 && !bytes.HasPrefix(line, []byte("\x7fELF"))
+}
+
+func read(path string) ([]byte, error) {
+	// O_NONBLOCK: the file may have become a FIFO since it was looked at.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, head)
+	n, err := io.ReadFull(f, buf)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	return buf[:n], err
+}
+
+// interpreter checks the program that the rest of a #! line names.
+func interpreter(line []byte) error {
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	words := strings.TrimLeft(string(line), " \t")
+	path, _, _ := strings.Cut(words, " ")
+	path, _, _ = strings.Cut(path, "\t")
+	if path == "" {
+		return errors.New("no interpreter behind #!")
+	}
+	hint := ""
+	if strings.HasSuffix(path, "\r") {
+		hint = " (the file has DOS line ends)"
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("interpreter %q: %w%s", path, reason(err), hint)
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
+		return fmt.Errorf("interpreter %q: not an executable file", path)
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package rundir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// private is the daemon's own folder in RUNDIR, mode 0700.
+const private = ".sysmgr"
+
+// ErrRunning says that a daemon already serves this run directory.
+var ErrRunning = errors.New("already running")
+
+// ErrNotRunning says that no daemon serves this run directory.
+var ErrNotRunning = errors.New("sysmgr is not running")
+
+// Claim is a daemon's hold on its run directory: two locks taken with
+// flock(2), which the kernel gives back when the daemon ends, however it
+// ends. The one in .sysmgr decides which daemon it is; only the owner can
+// open it, so no other user can be in the way. The one on RUNDIR/pid lets
+// everybody see that the daemon lives: the file is new for each daemon and
+// locked before it gets its name, so a client that probes it never delays
+// the next daemon.
+type Claim struct {
+	dir  *Dir
+	lock *os.File
+	pid  *os.File
+}
+
+// Claim makes the caller the daemon of this run directory and writes
+// RUNDIR/pid. It returns ErrRunning if there is one already. It does not
+// wait.
+func (d *Dir) Claim() (*Claim, error) {
+	own, err := d.make(private, 0o700)
+	if err != nil {
+		return nil, err
+	}
+	defer own.Close()
+	lock, err := own.claim("lock")
+	if err != nil {
+		return nil, err
+	}
+	top := &Folder{fd: int(d.file.Fd()), path: d.path}
+	tmp, err := top.write(Pid, PidLine(os.Getpid()), 0o644)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	fd, err := unix.Openat(top.fd, tmp, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == nil {
+		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			err = unix.Renameat(top.fd, tmp, top.fd, Pid)
+		}
+	}
+	if err != nil {
+		unix.Unlinkat(top.fd, tmp, 0)
+		lock.Close()
+		return nil, top.err("lock", Pid, err)
+	}
+	return &Claim{dir: d, lock: lock, pid: os.NewFile(uintptr(fd), Pid)}, nil
+}
+
+// claim locks a file of the daemon's own folder. A daemon that ends removes
+// the file while it holds the lock; so a lock counts only on the file that
+// still has the name.
+func (f *Folder) claim(name string) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return nil, f.err("open", name, err)
+		}
+		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			unix.Close(fd)
+			if err == unix.EWOULDBLOCK {
+				return nil, ErrRunning
+			}
+			return nil, f.err("lock", name, err)
+		}
+		var held, named unix.Stat_t
+		err = unix.Fstat(fd, &held)
+		if err == nil {
+			err = unix.Fstatat(f.fd, name, &named, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		if err == nil && held.Ino == named.Ino && held.Dev == named.Dev {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		unix.Close(fd)
+		if err != nil && err != unix.ENOENT {
+			return nil, f.err("stat", name, err)
+		}
+	}
+}
+
+// Release ends the claim in good order: every folder is swept, the daemon's
+// own files go, and RUNDIR itself if nothing else is left in it.
+func (c *Claim) Release() error {
+	var first error
+	names, err := c.dir.Names()
+	first = errors.Join(first, err)
+	for _, name := range names {
+		first = errors.Join(first, c.dir.Sweep(name, false))
+	}
+	top := &Folder{fd: int(c.dir.file.Fd()), path: c.dir.path}
+	first = errors.Join(first, top.Remove(Pid))
+	if own, err := c.dir.open(private); err == nil {
+		first = errors.Join(first, own.Remove("lock"))
+		own.Close()
+		first = errors.Join(first, c.dir.RemoveFolder(private))
+	}
+	// RUNDIR may be a mount point or hold files of others: then it stays.
+	os.Remove(c.dir.path)
+	c.pid.Close()
+	c.lock.Close()
+	return first
+}
+
+// Witness watches over the life of the daemon from another process.
+type Witness struct{ pid *os.File }
+
+// Daemon returns a witness of the daemon that serves this run directory, or
+// ErrNotRunning. It is decided by the lock, never by the number in the file.
+func (d *Dir) Daemon() (*Witness, error) {
+	fd, err := unix.Openat(int(d.file.Fd()), Pid, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return nil, ErrNotRunning
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(d.path, Pid), Err: err}
+	}
+	switch err := unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB); err {
+	case unix.EWOULDBLOCK:
+		return &Witness{os.NewFile(uintptr(fd), Pid)}, nil
+	case nil:
+		unix.Close(fd)
+		return nil, ErrNotRunning
+	default:
+		unix.Close(fd)
+		return nil, fmt.Errorf("lock %s: %w", filepath.Join(d.path, Pid), err)
+	}
+}
+
+// Gone returns a channel that is closed when the daemon ends, the moment the
+// kernel gives its lock back. It occupies a thread until then.
+func (w *Witness) Gone() <-chan struct{} {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for unix.Flock(int(w.pid.Fd()), unix.LOCK_SH) == unix.EINTR {
+		}
+		w.pid.Close()
+	}()
+	return gone
+}
+
+// Close gives up a witness whose Gone was not asked for.
+func (w *Witness) Close() { w.pid.Close() }

@@ -1,0 +1,442 @@
+// Package rundir is the format of the run directory: the names of its files,
+// how they are read and written, and the words in them. It exists once, for
+// the daemon and the tools alike, so that what one writes the others read.
+//
+// It is not a place for decisions: what a state means is the business of the
+// actor, what a request means is the business of control.
+//
+// Invariants: a file appears under its name complete or not at all; nothing
+// is opened through a symbolic link, nothing blocks on a FIFO, and no more
+// than MaxFile bytes are read; only names given by the caller are removed,
+// never a tree.
+package rundir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// The files of a service's folder, RUNDIR/<name>/. Pid is also the name of
+// the daemon's own file in RUNDIR itself.
+const (
+	Pid         = "pid"          // the main process, while it runs
+	Syspid      = "syspid"       // the process to signal to stop it
+	Lock        = "lock"         // there while the service is held
+	State       = "status"       // what the daemon knows, as key-value lines
+	Control     = "control"      // a request, until the daemon takes it
+	Taken       = ".control"     // a request the daemon has taken and is reading
+	Guard       = ".guard"       // flock held by whoever starts the service
+	Ready       = "ready"        // written by the service: it is ready
+	StopSignal  = "stop-signal"  // written by the service: a signal's name
+	StopTimeout = "stop-timeout" // written by the service: seconds, 0 = never KILL
+	Waiting     = "waiting"      // written by sysmgr-depends: whom it waits for
+	Needs       = "needs"        // written by sysmgr-depends: whom it waited for
+)
+
+// fresh begins the name of a file that is still being written.
+const fresh = ".new."
+
+// MaxFile is how many bytes of a file are read at most; a longer one is an
+// error. The longest honest file is a status with a long cause.
+const MaxFile = 16 << 10
+
+// ErrIrregular says that there is something under the name, but no regular
+// file of bounded size: a directory, a FIFO, a link, a gigabyte.
+var ErrIrregular = errors.New("not a regular file of reasonable size")
+
+// Dir is an open run directory. Everything in it is reached through its
+// descriptor. Its methods may be called from any goroutine.
+type Dir struct {
+	file *os.File
+	path string
+}
+
+// Create opens the run directory at path, making it and its parents first
+// where they are missing. The daemon and runsyssv call it at their start.
+// Errors are of the type *fs.PathError and name the path.
+func Create(path string) (*Dir, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	switch err := os.Mkdir(path, 0o755); {
+	case err == nil:
+		// The umask took its part of the mode; state is for all to read.
+		if err := os.Chmod(path, 0o755); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, fs.ErrExist):
+		return nil, err
+	}
+	return Open(path)
+}
+
+// Open opens an existing run directory, as the tools do.
+func Open(path string) (*Dir, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &Dir{file: os.NewFile(uintptr(fd), path), path: path}, nil
+}
+
+// Path is the directory's path as it was given.
+func (d *Dir) Path() string { return d.path }
+
+// Close gives the descriptor back. No folder may be opened after it.
+func (d *Dir) Close() error { return d.file.Close() }
+
+// Names lists the folders of the run directory, in no order. Folders whose
+// names cannot be services are left out.
+func (d *Dir) Names() ([]string, error) {
+	dir, err := os.Open(d.path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && CheckName(e.Name()) == nil && !Ignored(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// Folder is the open folder of one service. It is opened for a handful of
+// operations and closed again, because every descriptor that stays open makes
+// each later fork dearer.
+type Folder struct {
+	fd   int
+	path string
+}
+
+// Folder opens RUNDIR/<name>. A folder that is not there is fs.ErrNotExist.
+func (d *Dir) Folder(name string) (*Folder, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	return d.open(name)
+}
+
+func (d *Dir) open(name string) (*Folder, error) {
+	path := filepath.Join(d.path, name)
+	fd, err := unix.Openat(int(d.file.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &Folder{fd: fd, path: path}, nil
+}
+
+// MakeFolder opens RUNDIR/<name>, making it with mode 0755 where it is
+// missing. The mode of a folder that exists is left as it is: a script may
+// have opened it to a group.
+func (d *Dir) MakeFolder(name string) (*Folder, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	return d.make(name, 0o755)
+}
+
+func (d *Dir) make(name string, mode uint32) (*Folder, error) {
+	err := unix.Mkdirat(int(d.file.Fd()), name, mode)
+	if err != nil && err != unix.EEXIST {
+		return nil, &fs.PathError{Op: "mkdir", Path: filepath.Join(d.path, name), Err: err}
+	}
+	f, openErr := d.open(name)
+	if openErr == nil && err == nil {
+		if err := unix.Fchmod(f.fd, mode); err != nil {
+			f.Close()
+			return nil, &fs.PathError{Op: "chmod", Path: f.path, Err: err}
+		}
+	}
+	return f, openErr
+}
+
+// RemoveFolder removes RUNDIR/<name> if it is empty.
+func (d *Dir) RemoveFolder(name string) error {
+	err := unix.Unlinkat(int(d.file.Fd()), name, unix.AT_REMOVEDIR)
+	if err != nil && err != unix.ENOENT {
+		return &fs.PathError{Op: "rmdir", Path: filepath.Join(d.path, name), Err: err}
+	}
+	return nil
+}
+
+// Path is the folder's path, for messages and for watching.
+func (f *Folder) Path() string { return f.path }
+
+// Close gives the descriptor back.
+func (f *Folder) Close() { unix.Close(f.fd) }
+
+func (f *Folder) err(op, name string, err error) error {
+	return &fs.PathError{Op: op, Path: filepath.Join(f.path, name), Err: err}
+}
+
+// serial tells apart the unfinished files of one process.
+var serial atomic.Uint64
+
+// write makes a complete file under a name of its own and returns that name.
+func (f *Folder) write(name string, data []byte, mode uint32) (string, error) {
+	tmp := fresh + strconv.Itoa(os.Getpid()) + "." + strconv.FormatUint(serial.Add(1), 10)
+	fd, err := unix.Openat(f.fd, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+	if err != nil {
+		return "", f.err("create", name, err)
+	}
+	// fchmod, because the umask must stay what the services are to inherit.
+	err = unix.Fchmod(fd, mode)
+	for len(data) > 0 && err == nil {
+		var n int
+		if n, err = unix.Write(fd, data); err == unix.EINTR {
+			err = nil
+			continue
+		}
+		data = data[max(n, 0):]
+	}
+	if closeErr := unix.Close(fd); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		unix.Unlinkat(f.fd, tmp, 0)
+		return "", f.err("write", name, err)
+	}
+	return tmp, nil
+}
+
+// Write puts data under name, replacing what was there in one step: a reader
+// sees the old content or the new, never a part.
+func (f *Folder) Write(name string, data []byte) error {
+	tmp, err := f.write(name, data, 0o644)
+	if err != nil {
+		return err
+	}
+	if err := unix.Renameat(f.fd, tmp, f.fd, name); err != nil {
+		unix.Unlinkat(f.fd, tmp, 0)
+		return f.err("rename", name, err)
+	}
+	return nil
+}
+
+// WriteNew is Write for a name that is still free. If it is taken, nothing
+// changes and the error is fs.ErrExist. It costs a hard link (link(2) fails
+// on an existing name, where rename(2) would replace it).
+func (f *Folder) WriteNew(name string, data []byte) error {
+	tmp, err := f.write(name, data, 0o644)
+	if err != nil {
+		return err
+	}
+	err = unix.Linkat(f.fd, tmp, f.fd, name, 0)
+	unix.Unlinkat(f.fd, tmp, 0)
+	if err != nil {
+		return f.err("link", name, err)
+	}
+	return nil
+}
+
+// Read returns the content of a regular file, ErrIrregular for anything else
+// and fs.ErrNotExist where there is nothing.
+func (f *Folder) Read(name string) ([]byte, error) {
+	data, _, err := f.read(name)
+	return data, err
+}
+
+// read is Read, and the stamp of what was read.
+func (f *Folder) read(name string) ([]byte, Stamp, error) {
+	var stamp Stamp
+	fd, err := unix.Openat(f.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	switch err {
+	case nil:
+	case unix.ELOOP, unix.ENXIO, unix.EMLINK, unix.EFTYPE:
+		// A link (EMLINK and EFTYPE are what the BSDs say), a socket.
+		return nil, stamp, f.err("read", name, ErrIrregular)
+	default:
+		return nil, stamp, f.err("read", name, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, stamp, f.err("stat", name, err)
+	}
+	stamp = StampOf(&st)
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > MaxFile {
+		return nil, stamp, f.err("read", name, ErrIrregular)
+	}
+	buf := make([]byte, 0, 512)
+	for len(buf) <= MaxFile {
+		if len(buf) == cap(buf) {
+			buf = append(buf, make([]byte, len(buf))...)[:len(buf)]
+		}
+		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, stamp, f.err("read", name, err)
+		}
+		if n == 0 {
+			return buf, stamp, nil
+		}
+		buf = buf[:len(buf)+n]
+	}
+	return nil, stamp, f.err("read", name, ErrIrregular)
+}
+
+// Has tells whether there is anything under name.
+func (f *Folder) Has(name string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(f.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+}
+
+// Remove removes the files of these names; one that is not there is no error.
+// The first error is returned after all were tried.
+func (f *Folder) Remove(names ...string) error {
+	var first error
+	for _, name := range names {
+		if err := unix.Unlinkat(f.fd, name, 0); err != nil && err != unix.ENOENT && first == nil {
+			first = f.err("remove", name, err)
+		}
+	}
+	return first
+}
+
+// Rename gives a file another name, replacing what had it.
+func (f *Folder) Rename(from, to string) error {
+	if err := unix.Renameat(f.fd, from, f.fd, to); err != nil {
+		return f.err("rename", from, err)
+	}
+	return nil
+}
+
+// Stamp tells one version of a file from another: whoever rewrites the file
+// changes it. The zero Stamp stands for no file.
+type Stamp struct {
+	Dev, Ino     uint64
+	Size         int64
+	Mtime, Ctime int64 // nanoseconds
+	Mode         uint32
+}
+
+// StampOf makes the stamp of a stat result.
+func StampOf(st *unix.Stat_t) Stamp {
+	return Stamp{
+		Dev: uint64(st.Dev), Ino: uint64(st.Ino), Size: st.Size, Mode: uint32(st.Mode),
+		Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(),
+	}
+}
+
+// Stamp returns the stamp of the file under name, zero if there is none.
+func (f *Folder) Stamp(name string) Stamp {
+	var st unix.Stat_t
+	if unix.Fstatat(f.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return Stamp{}
+	}
+	return StampOf(&st)
+}
+
+// Grab takes the guard of the folder: an exclusive flock(2) held by whoever
+// starts this service, from before the fork until its state is published
+// (the daemon) or for as long as it runs (runsyssv), so that the two never
+// start the same service at once. ErrGrabbed says that somebody has it.
+// The lock goes with the returned file.
+func (f *Folder) Grab() (*os.File, error) {
+	fd, err := unix.Openat(f.fd, Guard, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, f.err("open", Guard, err)
+	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		unix.Close(fd)
+		if err == unix.EWOULDBLOCK {
+			return nil, ErrGrabbed
+		}
+		return nil, f.err("lock", Guard, err)
+	}
+	return os.NewFile(uintptr(fd), Guard), nil
+}
+
+// ErrGrabbed says that another program is starting or running the service.
+var ErrGrabbed = errors.New("already running under runsyssv")
+
+// daemonFiles are the files that the daemon or its clients make in a folder.
+var daemonFiles = []string{Pid, Syspid, State, Control, Taken, Guard, Ready, StopSignal, StopTimeout, Waiting, Needs}
+
+// Sweep empties the folder of everything that sysmgr and its tools make and
+// removes it if nothing else is in it. With keepLock set a lock stays, and the
+// folder with it. What somebody else put there stays too.
+func (d *Dir) Sweep(name string, keepLock bool) error {
+	f, err := d.Folder(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	first := f.Remove(daemonFiles...)
+	if !keepLock {
+		first = errors.Join(first, f.Remove(Lock))
+	}
+	for _, left := range f.unfinished() {
+		first = errors.Join(first, f.Remove(left))
+	}
+	if f.Has(Lock) {
+		return first
+	}
+	if err := d.RemoveFolder(name); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		first = errors.Join(first, err)
+	}
+	return first
+}
+
+// unfinished lists the files that a client began and never finished.
+func (f *Folder) unfinished() []string {
+	entries, _ := os.ReadDir(f.path)
+	var names []string
+	for _, e := range entries {
+		if len(e.Name()) > len(fresh) && e.Name()[:len(fresh)] == fresh {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// PidLine is the content of a pid file: the number in decimal and a newline.
+func PidLine(pid int) []byte {
+	return fmt.Appendf(nil, "%d\n", pid)
+}
+
+// ParsePid reads a pid file's content. Anything but one decimal number above
+// 1 is an error: 0, 1 and negative numbers mean something else to kill(2).
+func ParsePid(data []byte) (int, error) {
+	n := len(data)
+	for n > 0 && (data[n-1] == '\n' || data[n-1] == ' ') {
+		n--
+	}
+	if n == 0 || n > 10 {
+		return 0, fmt.Errorf("no process number: %.20q", data)
+	}
+	pid := 0
+	for _, c := range data[:n] {
+		if c < '0' || c > '9' {
+			return 0, fmt.Errorf("no process number: %.20q", data)
+		}
+		pid = pid*10 + int(c-'0')
+	}
+	if pid <= 1 || pid > 1<<31-1 {
+		return 0, fmt.Errorf("no process number: %d", pid)
+	}
+	return pid, nil
+}
+
+// Leads tells whether a process is there and leads a session, as the main
+// process of a service does: most strangers that got its number do not. It is
+// for showing, and for refusing; never for signalling.
+func Leads(pid int) bool {
+	sid, err := unix.Getsid(pid)
+	return err == nil && sid == pid || err == unix.EPERM
+}

@@ -1,0 +1,168 @@
+package rundir
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+)
+
+// The phases of a service as the status file spells them.
+const (
+	Up       = "up"
+	Stopping = "stopping"
+	Down     = "down"
+	Backoff  = "backoff"
+	Blocked  = "blocked"
+)
+
+// Status is the content of a service's status file: lines of a key, a space
+// and a value. Keys that have nothing to say are left out, and readers pass
+// over keys they do not know.
+type Status struct {
+	Phase    string        // one of the five phases
+	Wanted   string        // up, down or once
+	Pid      int           // the main process, 0 without one
+	Since    time.Time     // when the phase began, by the wall clock
+	Clock    time.Duration // the same moment by Clock, for durations
+	Starts   int           // starts since the daemon took the service up
+	Restarts int           // times it ended by itself and was to be kept alive
+	LastExit string        // "exit 1" or "killed by KILL", empty before the first
+	Cause    string        // why it is in this phase
+	RetryIn  time.Duration // backoff: from Since to the next start
+	Requests []string      // ids of the requests taken, the newest first
+	Refused  string        // id and reason of the last request that was refused
+}
+
+// KeptRequests is how many request ids a status repeats: enough for many
+// clients that wait at once to find theirs.
+const KeptRequests = 32
+
+// Encode is the file's content.
+func (s Status) Encode() []byte {
+	var b strings.Builder
+	line := func(key, value string) {
+		if value != "" {
+			b.WriteString(key)
+			b.WriteByte(' ')
+			b.WriteString(plain(value))
+			b.WriteByte('\n')
+		}
+	}
+	line("phase", s.Phase)
+	line("wanted", s.Wanted)
+	if s.Pid > 0 {
+		line("pid", strconv.Itoa(s.Pid))
+	}
+	line("since", s.Since.Format("2006-01-02T15:04:05.000Z07:00"))
+	line("clock", seconds(s.Clock))
+	line("starts", strconv.Itoa(s.Starts))
+	line("restarts", strconv.Itoa(s.Restarts))
+	line("last-exit", s.LastExit)
+	line("cause", s.Cause)
+	if s.RetryIn > 0 {
+		line("retry-in", seconds(s.RetryIn))
+	}
+	line("request", strings.Join(s.Requests, " "))
+	line("refused", s.Refused)
+	return []byte(b.String())
+}
+
+func seconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds(), 'f', 3, 64)
+}
+
+// plain keeps a value on its line: control characters are escaped.
+func plain(value string) string {
+	if !strings.ContainsFunc(value, unicode.IsControl) {
+		return value
+	}
+	quoted := strconv.Quote(value)
+	return quoted[1 : len(quoted)-1]
+}
+
+// ParseStatus reads a status file. Lines it does not understand are passed
+// over, so that an older tool can read a newer daemon's file; without a phase
+// it is an error.
+func ParseStatus(data []byte) (Status, error) {
+	var s Status
+	for line := range strings.Lines(string(data)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		switch key {
+		case "phase":
+			s.Phase = value
+		case "wanted":
+			s.Wanted = value
+		case "pid":
+			s.Pid, _ = ParsePid([]byte(value))
+		case "since":
+			s.Since, _ = time.Parse(time.RFC3339, value)
+		case "clock":
+			s.Clock = parseSeconds(value)
+		case "starts":
+			s.Starts, _ = strconv.Atoi(value)
+		case "restarts":
+			s.Restarts, _ = strconv.Atoi(value)
+		case "last-exit":
+			s.LastExit = value
+		case "cause":
+			s.Cause = value
+		case "retry-in":
+			s.RetryIn = parseSeconds(value)
+		case "request":
+			s.Requests = strings.Fields(value)
+		case "refused":
+			s.Refused = value
+		}
+	}
+	switch s.Phase {
+	case Up, Stopping, Down, Backoff, Blocked:
+		return s, nil
+	}
+	return s, fmt.Errorf("no status: phase %.20q", s.Phase)
+}
+
+func parseSeconds(value string) time.Duration {
+	f, err := strconv.ParseFloat(value, 64)
+	if err != nil || f != f || f < 0 || f > 1e9 {
+		return 0
+	}
+	return time.Duration(f * float64(time.Second))
+}
+
+// ReadStatus reads the status file of the folder.
+func (f *Folder) ReadStatus() (Status, error) {
+	data, err := f.Read(State)
+	if err != nil {
+		return Status{}, err
+	}
+	s, err := ParseStatus(data)
+	if err != nil {
+		return s, f.err("read", State, err)
+	}
+	return s, nil
+}
+
+// Clock is the time since some fixed moment before this boot's first
+// process, from CLOCK_MONOTONIC (clock_gettime(2)): the same for every
+// process of the machine, and untouched by setting the date.
+func Clock() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(clockMonotonic, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// Acted tells whether the daemon has taken the request of this id.
+func (s Status) Acted(id string) bool {
+	for _, r := range s.Requests {
+		if r == id {
+			return true
+		}
+	}
+	return false
+}

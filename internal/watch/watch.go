@@ -1,0 +1,109 @@
+// Package watch tells that directories have changed: on Linux by inotify(7),
+// elsewhere, or where the kernel gives no more watches, by a clock.
+//
+// It is a doorbell, not a newspaper. It says which directories to look at
+// again, never what happened there; whoever hears it reads the whole truth
+// anew, so that a lost event loses nothing. The scanner, the control actor
+// and the tools use it.
+package watch
+
+import (
+	"errors"
+	"sync"
+	"time"
+)
+
+// Every is how often a watcher without kernel support rings for everything.
+const Every = time.Second
+
+// ErrPolling is returned by New beside a working watcher that has to poll.
+var ErrPolling = errors.New("no inotify: polling instead")
+
+// Watcher rings when one of its directories may have changed. A directory is
+// known by a key of the caller's choice. Its methods may be called from any
+// goroutine; Close ends its own.
+type Watcher struct {
+	bell chan struct{}
+	done chan struct{}
+	wait sync.WaitGroup
+	sys  system
+
+	// mu guards what follows: the reading goroutine marks, the caller takes.
+	mu    sync.Mutex
+	dirty map[string]struct{}
+	all   bool
+	lost  bool // the kernel's queue ran over since the last Take
+}
+
+// New makes a watcher. Where the kernel refuses, it returns one that rings
+// for everything each second, together with an error that wraps ErrPolling.
+//
+// Interested, if not nil, is asked for each name that changed inside a
+// directory; only those it wants ring. It is called from another goroutine.
+func New(interested func(name string) bool) (*Watcher, error) {
+	w := &Watcher{
+		bell:  make(chan struct{}, 1),
+		done:  make(chan struct{}),
+		dirty: make(map[string]struct{}),
+	}
+	err := w.start(interested)
+	if err != nil {
+		w.wait.Go(w.poll)
+		err = errors.Join(ErrPolling, err)
+	}
+	return w, err
+}
+
+// Bell receives after something may have changed; then Take tells what.
+func (w *Watcher) Bell() <-chan struct{} { return w.bell }
+
+// News is what a watcher has heard since it was last asked.
+type News struct {
+	Keys map[string]struct{} // directories to look at again
+	All  bool                // look at every directory again
+	Lost bool                // because events were lost (IN_Q_OVERFLOW)
+}
+
+// Take returns what has been heard since the last call and forgets it.
+func (w *Watcher) Take() News {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := News{w.dirty, w.all, w.lost}
+	w.dirty, w.all, w.lost = make(map[string]struct{}), false, false
+	return n
+}
+
+func (w *Watcher) ring(key string) {
+	w.mu.Lock()
+	w.dirty[key] = struct{}{}
+	w.mu.Unlock()
+	w.wake()
+}
+
+func (w *Watcher) ringAll(lost bool) {
+	w.mu.Lock()
+	w.all = true
+	w.lost = w.lost || lost
+	w.mu.Unlock()
+	w.wake()
+}
+
+func (w *Watcher) wake() {
+	select {
+	case w.bell <- struct{}{}:
+	default:
+	}
+}
+
+func (w *Watcher) poll() {
+	tick := time.NewTicker(Every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.done:
+			return
+		case <-tick.C:
+			w.ringAll(false)
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package watch
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// mask leaves out IN_MODIFY: a file counts when its writer is done with it.
+const mask = unix.IN_CREATE | unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM |
+	unix.IN_DELETE | unix.IN_ATTRIB | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF |
+	unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
+
+type system struct {
+	// file is the inotify descriptor, in the runtime's poller; nil when polling.
+	file *os.File
+	fd   int
+
+	// table guards the two maps: Add and Remove against the reader.
+	table sync.Mutex
+	keys  map[int32]string
+	wds   map[string]int32
+
+	polling bool // a watch could not be had, so the clock rings too
+}
+
+func (w *Watcher) start(interested func(string) bool) error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return &fs.PathError{Op: "inotify_init1", Path: "inotify", Err: err}
+	}
+	w.sys.fd = fd
+	w.sys.file = os.NewFile(uintptr(fd), "inotify")
+	w.sys.keys = make(map[int32]string)
+	w.sys.wds = make(map[string]int32)
+	w.wait.Go(func() { w.read(interested) })
+	return nil
+}
+
+// Add watches the directory at path under key; a watch that key had is
+// replaced. A link is not followed; to follow one, let path end in "/.". A directory that is not there is fs.ErrNotExist. When the kernel
+// has no more watches (ENOSPC of inotify_add_watch(2)), the watcher falls
+// back to the clock for good and the error wraps ErrPolling. The caller reads
+// the directory after Add, not before.
+func (w *Watcher) Add(path, key string) error {
+	s := &w.sys
+	if s.file == nil {
+		return nil
+	}
+	s.table.Lock()
+	defer s.table.Unlock()
+	wd, err := unix.InotifyAddWatch(s.fd, path, mask)
+	if err != nil {
+		err = &fs.PathError{Op: "watch", Path: path, Err: err}
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.ENOMEM) {
+			if !s.polling {
+				s.polling = true
+				w.wait.Go(w.poll)
+			}
+			return errors.Join(ErrPolling, err)
+		}
+		return err
+	}
+	if old, ok := s.wds[key]; ok && old != int32(wd) {
+		s.drop(old)
+	}
+	if other, ok := s.keys[int32(wd)]; ok && other != key {
+		delete(s.wds, other)
+	}
+	s.keys[int32(wd)] = key
+	s.wds[key] = int32(wd)
+	return nil
+}
+
+func (s *system) drop(wd int32) {
+	// EINVAL: the directory is gone and took its watch along.
+	unix.InotifyRmWatch(s.fd, uint32(wd))
+	delete(s.keys, wd)
+}
+
+// Remove ends the watch of key.
+func (w *Watcher) Remove(key string) {
+	s := &w.sys
+	if s.file == nil {
+		return
+	}
+	s.table.Lock()
+	defer s.table.Unlock()
+	if wd, ok := s.wds[key]; ok {
+		s.drop(wd)
+		delete(s.wds, key)
+	}
+}
+
+// Close ends the watcher and waits for its goroutines.
+func (w *Watcher) Close() {
+	close(w.done)
+	if w.sys.file != nil {
+		w.sys.file.Close()
+	}
+	w.wait.Wait()
+}
+
+// read blocks in the runtime's poller until there are events or the file is
+// closed.
+func (w *Watcher) read(interested func(string) bool) {
+	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
+	for {
+		n, err := w.sys.file.Read(buf)
+		if err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				w.ringAll(true)
+			}
+			return
+		}
+		w.decode(buf[:n], interested)
+	}
+}
+
+// decode goes through the events of one read, laid out as inotify(7) says:
+// wd, mask, cookie, len, then len bytes of name padded with NUL.
+func (w *Watcher) decode(buf []byte, interested func(string) bool) {
+	for len(buf) >= unix.SizeofInotifyEvent {
+		wd := int32(binary.NativeEndian.Uint32(buf))
+		what := binary.NativeEndian.Uint32(buf[4:])
+		size := int(binary.NativeEndian.Uint32(buf[12:]))
+		if size < 0 || size > len(buf)-unix.SizeofInotifyEvent {
+			w.ringAll(true)
+			return
+		}
+		name := buf[unix.SizeofInotifyEvent : unix.SizeofInotifyEvent+size]
+		buf = buf[unix.SizeofInotifyEvent+size:]
+		if what&unix.IN_Q_OVERFLOW != 0 {
+			w.ringAll(true)
+			continue
+		}
+		if end := bytes.IndexByte(name, 0); end >= 0 {
+			name = name[:end]
+		}
+		w.sys.table.Lock()
+		key, known := w.sys.keys[wd]
+		if known && what&unix.IN_IGNORED != 0 {
+			delete(w.sys.keys, wd)
+			delete(w.sys.wds, key)
+		}
+		w.sys.table.Unlock()
+		if !known || len(name) > 0 && interested != nil && !interested(string(name)) {
+			continue
+		}
+		w.ring(key)
+	}
+}

@@ -1,0 +1,150 @@
+package reaper
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// adoptOrphans makes us the parent of every orphan among our descendants
+// (PR_SET_CHILD_SUBREAPER, prctl(2)).
+func adoptOrphans() bool {
+	return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil
+}
+
+// closeOnExec keeps descriptors that we were started with from our services.
+func closeOnExec() {
+	// ENOSYS before Linux 5.9; then go through the table, as elsewhere.
+	if unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) != nil {
+		entries, _ := os.ReadDir("/proc/self/fd")
+		for _, e := range entries {
+			if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+				unix.CloseOnExec(fd)
+			}
+		}
+	}
+}
+
+func signalsBlocked() bool {
+	var now unix.Sigset_t
+	if unix.PthreadSigmask(unix.SIG_SETMASK, nil, &now) != nil {
+		return false
+	}
+	return now != unix.Sigset_t{}
+}
+
+func unblockSignals() {
+	unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil)
+}
+
+// stat is what /proc/<pid>/stat says of a process, as far as it is of use.
+type stat struct {
+	state byte // Z is a zombie
+	group int
+}
+
+// readStat reads /proc/<pid>/stat (proc_pid_stat(5)). The name of the program
+// may hold anything, so the fields are counted from the last parenthesis.
+func readStat(pid string) (stat, bool) {
+	data, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	if err != nil {
+		return stat{}, false
+	}
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 3 {
+		return stat{}, false
+	}
+	group, err := strconv.Atoi(string(fields[2]))
+	return stat{state: fields[0][0], group: group}, err == nil
+}
+
+// onlyZombies tells whether every member of a group is dead and merely not
+// reaped. It reads the whole process table: only for what KILL did not end.
+func onlyZombies(group int) bool {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	for _, name := range names {
+		if name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		if s, ok := readStat(name); ok && s.group == group && s.state != 'Z' && s.state != 'X' {
+			return false
+		}
+	}
+	return true
+}
+
+// orphanDelay is how long after the end of a main process the reaper looks
+// for what left its group: once for all that end together.
+const orphanDelay = time.Second
+
+// orphans remembers which escaped processes have been told of.
+type orphans map[int]struct{}
+
+// findEscaped reports children that no service owns: processes that left
+// their service's group and came to us when it ended. It reads the lists of
+// /proc/self/task/<tid>/children (proc_tid_children(5)), which kernels
+// without CONFIG_PROC_CHILDREN do not have: then nothing is reported.
+func (r *Reaper) findEscaped() {
+	if !r.sub {
+		return
+	}
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	r.mu.Lock()
+	if r.forking > 0 {
+		// A child that is being started looks like a stranger.
+		r.mu.Unlock()
+		return
+	}
+	var strangers []int
+	for _, list := range lists {
+		data, err := os.ReadFile(list)
+		if err != nil {
+			continue
+		}
+		for _, field := range bytes.Fields(data) {
+			pid, err := strconv.Atoi(string(field))
+			if _, ours := r.main[pid]; err == nil && !ours {
+				strangers = append(strangers, pid)
+			}
+		}
+	}
+	groups := make(map[int]bool, len(r.draining))
+	for group := range r.draining {
+		groups[group] = true
+	}
+	r.mu.Unlock()
+
+	seen := make(orphans, len(strangers))
+	for _, pid := range strangers {
+		s, ok := readStat(strconv.Itoa(pid))
+		if !ok || s.state == 'Z' || groups[s.group] {
+			continue
+		}
+		seen[pid] = struct{}{}
+		if _, told := r.orphans[pid]; !told {
+			r.report(Escaped{Pid: pid, Service: serviceOf(pid)})
+		}
+	}
+	r.orphans = seen
+}
+
+// serviceOf is the name of the service that a process came from, as its
+// environment tells, or empty.
+func serviceOf(pid int) string {
+	env, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
+	for entry := range bytes.SplitSeq(env, []byte{0}) {
+		if name, ok := bytes.CutPrefix(entry, []byte("SYSMGR_NAME=")); ok {
+			return string(name)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,253 @@
+// Package reaper is the only place in the program that makes processes,
+// signals them and waits for them. One goroutine, Run, calls wait4(2) and
+// routes each exit over a channel to whoever started that process; nobody
+// else reaps, and neither os/exec nor os.Process is used in the daemon,
+// because their waits and ours would steal from each other.
+//
+// It keeps no policy: what follows from an exit is the actor's business.
+//
+// Invariants: every child that ends is reaped; every process started here
+// gets exactly one Exit; a signal goes only to a process that was started
+// here and not yet reaped, or to a process group that still has a member.
+package reaper
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Exit is the end of a main process.
+type Exit struct {
+	Status syscall.WaitStatus // as wait4(2) gave it
+	Alone  bool               // nothing else is left in its process group
+}
+
+// Process is a main process that was started, the leader of a session and a
+// process group of its own whose numbers are Pid.
+type Process struct {
+	Pid int
+	// Exited receives once, when the main process has been reaped.
+	Exited <-chan Exit
+	// Drained is closed when, after the exit, nothing is left in the group.
+	// If the Exit was Alone it stays silent.
+	Drained <-chan struct{}
+}
+
+// child is the reaper's side of a Process.
+type child struct {
+	exited  chan Exit
+	drained chan struct{}
+}
+
+// Reaper makes, signals and reaps. Its methods may be called from any
+// goroutine while Run runs.
+type Reaper struct {
+	report func(Fact)
+	null   *os.File
+	jobs   chan job
+	sub    bool // orphans come to us: we are PID 1 or a subreaper
+
+	// mu makes reaping and everything that must not race with it one at a
+	// time: as long as it is held, no number that the tables know can be
+	// given to another process by the kernel. It is never held over a fork.
+	mu       sync.Mutex
+	main     map[int]*child // main processes not yet reaped
+	draining map[int]*child // groups whose main process has been reaped
+	// Between a fork and its return the number of the child is not known
+	// here, but the child may already have ended and been reaped. As long
+	// as forks are on their way, exits of unknown processes are kept.
+	forking int
+	early   map[int]syscall.WaitStatus
+
+	orphans orphans
+}
+
+// Fact is something the reaper tells whoever keeps the log.
+type Fact interface{ fact() }
+
+// Reaped is told of a process that nobody here started: an orphan that came
+// to us. Service is its name if the process still said so, else empty.
+type Reaped struct {
+	Pid    int
+	Status syscall.WaitStatus
+}
+
+// Escaped is told once of a process that left its service's process group
+// (a daemon that called setsid) and was still there when the service ended.
+type Escaped struct {
+	Pid     int
+	Service string
+}
+
+func (Reaped) fact()  {}
+func (Escaped) fact() {}
+
+// New makes a reaper and, where the platform can, makes the program the one
+// that orphans come to (PR_SET_CHILD_SUBREAPER of prctl(2)). report is called
+// from the reaping goroutine and must not block.
+func New(report func(Fact)) (*Reaper, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	closeOnExec()
+	return &Reaper{
+		report:   report,
+		null:     null,
+		jobs:     make(chan job),
+		sub:      os.Getpid() == 1 || adoptOrphans(),
+		main:     make(map[int]*child),
+		draining: make(map[int]*child),
+		early:    make(map[int]syscall.WaitStatus),
+	}, nil
+}
+
+// Run reaps until ctx is done. It is called once, and must go on until the
+// last Process has ended and the last Start has returned.
+func (r *Reaper) Run(ctx context.Context) error {
+	// Notify and never Ignore: an ignored signal stays ignored in children.
+	// SIGCHLD that came before is made up for by the first sweep.
+	chld := make(chan os.Signal, 1)
+	signal.Notify(chld, unix.SIGCHLD)
+	defer signal.Stop(chld)
+
+	var forks sync.WaitGroup
+	stop := make(chan struct{})
+	for range forkers() {
+		forks.Go(func() { r.forkLoop(stop) })
+	}
+	defer func() {
+		close(stop)
+		forks.Wait()
+		r.null.Close()
+	}()
+
+	look := time.NewTimer(time.Hour)
+	look.Stop()
+	for {
+		if r.reap() {
+			look.Reset(orphanDelay)
+		}
+		select {
+		case <-chld:
+		case <-look.C:
+			r.findEscaped()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// forkers is how many forks may be under way at once. A fork keeps its
+// processor (GOMAXPROCS) until the child has executed; one must stay free.
+func forkers() int { return max(1, runtime.GOMAXPROCS(0)-1) }
+
+// reap takes every child that has ended. It tells whether a main process was
+// among them.
+func (r *Reaper) reap() (mainEnded bool) {
+	for {
+		r.mu.Lock()
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			r.mu.Unlock()
+			continue
+		}
+		if err != nil || pid <= 0 {
+			r.mu.Unlock()
+			return mainEnded
+		}
+		stranger := false
+		switch c, known := r.main[pid]; {
+		case known:
+			delete(r.main, pid)
+			r.route(pid, c, status)
+			mainEnded = true
+		case r.forking > 0:
+			r.early[pid] = status
+			r.drain()
+		default:
+			stranger = true
+			r.drain()
+		}
+		r.mu.Unlock()
+		if stranger {
+			r.report(Reaped{Pid: pid, Status: status})
+		}
+	}
+}
+
+// route hands an exit to its owner. Called with mu held; it does not block,
+// because each channel has room for all it will ever get.
+func (r *Reaper) route(pid int, c *child, status syscall.WaitStatus) {
+	alone := empty(pid)
+	if !alone {
+		r.draining[pid] = c
+	}
+	c.exited <- Exit{Status: status, Alone: alone}
+}
+
+// drain looks whether a group that had lost its main process is empty now.
+// Called with mu held, after a process was reaped that may have been in one.
+func (r *Reaper) drain() {
+	for group, c := range r.draining {
+		if empty(group) {
+			delete(r.draining, group)
+			close(c.drained)
+		}
+	}
+}
+
+// empty tells whether no process is left in a group, as kill(2) with signal 0
+// says; a zombie that nobody has reaped counts as left.
+func empty(group int) bool { return unix.Kill(-group, 0) == unix.ESRCH }
+
+// Probe looks again whether a group is empty that has lost its main process;
+// if so, its Drained is closed. It is for what the reaper cannot see: members
+// that are not our children. With hard set, a group in which only zombies are
+// left counts as empty: they hold nothing, and who should reap them may never
+// do it.
+func (r *Reaper) Probe(group int, hard bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, ok := r.draining[group]
+	if !ok {
+		return
+	}
+	if empty(group) || hard && onlyZombies(group) {
+		delete(r.draining, group)
+		close(c.drained)
+	}
+}
+
+// Signal sends sig to a main process that has not been reaped. ESRCH if there
+// is no such process any more. It does not block.
+func (r *Reaper) Signal(pid int, sig unix.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.main[pid]; !ok {
+		return unix.ESRCH
+	}
+	return unix.Kill(pid, sig)
+}
+
+// SignalGroup sends sig to everything in the group of a process that was
+// started here, whether its main process still lives or not. ESRCH if nothing
+// of it is left. It does not block.
+func (r *Reaper) SignalGroup(group int, sig unix.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, alive := r.main[group]
+	_, left := r.draining[group]
+	if !alive && !left {
+		return unix.ESRCH
+	}
+	return unix.Kill(-group, sig)
+}

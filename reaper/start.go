@@ -1,0 +1,157 @@
+package reaper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/program"
+)
+
+// Command is a program to start: its absolute path, which is also its only
+// argument, and its whole environment.
+type Command struct {
+	Path string
+	Env  []string
+}
+
+// StartError says why a process could not be started. Errno is what fork or
+// execve(2) said; Reason says it for people, where more than that is known.
+type StartError struct {
+	Errno  syscall.Errno
+	Reason string
+}
+
+func (e *StartError) Error() string { return e.Reason }
+
+// Unwrap makes errors.Is work with the errno.
+func (e *StartError) Unwrap() error { return e.Errno }
+
+// job is a Start on its way to a forking goroutine and back.
+type job struct {
+	command Command
+	answer  chan answer
+}
+
+type answer struct {
+	process Process
+	err     error
+}
+
+// Start runs a command as the leader of a new session, with /dev/null as its
+// standard input, our standard output and error, no other descriptor, no
+// blocked and no ignored signal, and the soft limit of open files that we
+// were given (the Go runtime had raised ours). It blocks until the program
+// has been executed, or has not: then the error is a *StartError.
+//
+// The fork is done on another goroutine, so that the stack of the caller, one
+// of thousands, stays small.
+func (r *Reaper) Start(command Command) (Process, error) {
+	j := job{command: command, answer: make(chan answer, 1)}
+	r.jobs <- j
+	a := <-j.answer
+	return a.process, a.err
+}
+
+// forkLoop serves Starts until stop is closed.
+func (r *Reaper) forkLoop(stop <-chan struct{}) {
+	if signalsBlocked() {
+		// A blocked signal would stay blocked in the children of this thread.
+		runtime.LockOSThread()
+		unblockSignals()
+	}
+	for {
+		select {
+		case j := <-r.jobs:
+			process, err := r.start(j.command)
+			j.answer <- answer{process, err}
+		case <-stop:
+			return
+		}
+	}
+}
+
+func (r *Reaper) start(command Command) (Process, error) {
+	c := &child{exited: make(chan Exit, 1), drained: make(chan struct{})}
+	r.mu.Lock()
+	r.forking++
+	r.mu.Unlock()
+
+	pid, err := r.fork(command)
+
+	r.mu.Lock()
+	r.forking--
+	if err == nil {
+		if status, ended := r.early[pid]; ended {
+			delete(r.early, pid)
+			r.route(pid, c, status)
+		} else {
+			r.main[pid] = c
+		}
+	}
+	var strangers map[int]syscall.WaitStatus
+	if r.forking == 0 && len(r.early) > 0 {
+		// What is left are children whose execve failed, which the fork
+		// itself waited for in vain, and orphans.
+		strangers = r.early
+		r.early = make(map[int]syscall.WaitStatus)
+	}
+	r.mu.Unlock()
+	for pid, status := range strangers {
+		if status.ExitStatus() != execFailed {
+			r.report(Reaped{Pid: pid, Status: status})
+		}
+	}
+	if err != nil {
+		return Process{}, startError(command.Path, err)
+	}
+	return Process{Pid: pid, Exited: c.exited, Drained: c.drained}, nil
+}
+
+// execFailed is the status with which Go's forked child ends when execve(2)
+// fails (syscall/exec_linux.go).
+const execFailed = 253
+
+// fork is fork and execve in one, the way execvp(3) does it: a script without
+// #! runs under /bin/sh.
+func (r *Reaper) fork(command Command) (int, error) {
+	attr := &syscall.ProcAttr{
+		Env:   command.Env,
+		Files: []uintptr{r.null.Fd(), os.Stdout.Fd(), os.Stderr.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	if attr.Env == nil {
+		attr.Env = []string{}
+	}
+	pid, err := syscall.ForkExec(command.Path, []string{command.Path}, attr)
+	if err == syscall.ENOEXEC && program.Script(command.Path) {
+		const shell = "/bin/sh"
+		return syscall.ForkExec(shell, []string{shell, command.Path}, attr)
+	}
+	return pid, err
+}
+
+// startError finds the words for a failed start. The same ENOENT stands for a
+// missing file and for a missing interpreter; a look at the file tells.
+func startError(path string, err error) error {
+	e := &StartError{Reason: err.Error()}
+	if !errors.As(err, &e.Errno) {
+		return e
+	}
+	switch e.Errno {
+	case unix.ENOENT, unix.EACCES, unix.ELOOP, unix.ENOTDIR, unix.EISDIR, unix.ENOEXEC:
+		if why := program.Check(path); why != nil {
+			e.Reason = why.Error()
+		} else if e.Errno == unix.ENOENT {
+			// The file is there, so it is what the file asks for.
+			e.Reason = "its interpreter or loader does not exist"
+		} else {
+			e.Reason = fmt.Sprintf("cannot be executed: %v", e.Errno)
+		}
+	}
+	return e
+}

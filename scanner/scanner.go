@@ -1,0 +1,421 @@
+// Package scanner keeps watch over the service directory and says what is in
+// it: snapshots of entries, each a whole truth. What follows from them is the
+// supervisor's business.
+//
+// A watch makes it fast, a slow check makes it true: at rest that is one
+// stat(2) of the directory, and a look at each entry that does not run as it
+// should, every five seconds.
+//
+// Invariants: an entry is reported gone only after it has been missing for a
+// second from the directory it was in; entries of a directory that itself
+// disappeared or was covered are kept.
+package scanner
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/program"
+	"sysmgr/internal/rundir"
+	"sysmgr/internal/watch"
+)
+
+// Entry is one service in the directory.
+type Entry struct {
+	Name  string
+	Bar   string // why it cannot be run as it is; empty if it can
+	Stamp Stamp  // changes whenever the entry or the file behind it does
+	Gone  bool   // missing, for less than a second
+}
+
+// Stamp tells one state of an entry from another. Link is the entry itself,
+// File what it leads to if it is a symbolic link.
+type Stamp struct{ Link, File rundir.Stamp }
+
+// ID tells which file an entry is; it stays when the entry is renamed.
+type ID struct{ Dev, Ino uint64 }
+
+// ID of the entry.
+func (e Entry) ID() ID { return ID{e.Stamp.Link.Dev, e.Stamp.Link.Ino} }
+
+// How long things take.
+const (
+	Slow  = 5 * time.Second // between slow checks
+	Grace = time.Second     // an entry may be missing this long
+	// pause is the shortest time between two scans: a burst of changes is
+	// one scan at its beginning and one at its end.
+	pause = 10 * time.Millisecond
+	// settle: an entry that is new and cannot be run is probably still being
+	// made; it is told of when it stays so for this long.
+	settle = 200 * time.Millisecond
+	// fresh: a directory that changed this recently may change again within
+	// the same tick of its time stamp.
+	fresh = 2 * time.Second
+)
+
+// Fact is something that the scanner tells whoever keeps the log.
+type Fact interface{ fact() }
+
+// Scanned is told after each scan.
+type Scanned struct {
+	Entries int
+	Took    time.Duration
+	Changed bool // a snapshot was sent
+}
+
+// Refused is told once of an entry whose name cannot be a service's.
+type Refused struct {
+	Name string
+	Err  error
+}
+
+// Unreadable is told once when the directory cannot be read: services stay
+// as they are.
+type Unreadable struct{ Err error }
+
+// Found is told when it can be read again.
+type Found struct{}
+
+// Replaced is told when another directory is found under the path. Kept are
+// the services that are not in it, and run on.
+type Replaced struct{ Kept []string }
+
+// Watchless is told once when the kernel gives no watch and the scanner polls.
+type Watchless struct{ Err error }
+
+// Overrun is told when events were lost and everything is read again.
+type Overrun struct{}
+
+func (Scanned) fact()    {}
+func (Refused) fact()    {}
+func (Unreadable) fact() {}
+func (Found) fact()      {}
+func (Replaced) fact()   {}
+func (Watchless) fact()  {}
+func (Overrun) fact()    {}
+
+// Config says what to scan and whom to tell.
+type Config struct {
+	Dir    string // the service directory, absolute
+	Send   func([]Entry)
+	Report func(Fact) // must not block
+	// Restless lists services that wait for a better file although nothing
+	// was wrong with theirs when it was last looked at. It is asked at each
+	// slow check; nil is allowed.
+	Restless func() []string
+}
+
+// Scanner is the scanner actor. Run owns all of it but rescan.
+type Scanner struct {
+	config  Config
+	rescan  chan struct{}
+	watcher *watch.Watcher
+	watched bool
+	polls   bool // there is no watch: the bell rings each second
+	first   bool // nothing has been sent yet
+
+	dir      ID              // which directory was read last
+	dirStamp rundir.Stamp    // and in which state
+	read     time.Time       // and when
+	known    map[string]seen // entries by name
+	refused  map[string]bool // names already told of
+	lost     bool            // the directory could not be read last time
+}
+
+// seen is what the scanner remembers of an entry.
+type seen struct {
+	entry   Entry
+	missing time.Time // since when; zero: it is there
+	kept    bool      // it was in a directory that is no longer here
+	young   time.Time // since when it is new and cannot be run; zero: told of
+}
+
+// New makes a scanner. The directory must be there: an error otherwise.
+func New(config Config) (*Scanner, error) {
+	info, err := os.Stat(config.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, &fs.PathError{Op: "open", Path: config.Dir, Err: unix.ENOTDIR}
+	}
+	return &Scanner{
+		config:  config,
+		rescan:  make(chan struct{}, 1),
+		known:   make(map[string]seen),
+		refused: make(map[string]bool),
+	}, nil
+}
+
+// Rescan asks for a scan now. It does not block.
+func (s *Scanner) Rescan() {
+	select {
+	case s.rescan <- struct{}{}:
+	default:
+	}
+}
+
+// Run scans until ctx is done. The first snapshot is sent at once.
+func (s *Scanner) Run(ctx context.Context) error {
+	watcher, err := watch.New(nil)
+	if err != nil {
+		s.polls = true
+		s.config.Report(Watchless{err})
+	}
+	s.watcher = watcher
+	defer watcher.Close()
+
+	slow := time.NewTimer(Slow)
+	defer slow.Stop()
+	grace := time.NewTimer(time.Hour)
+	grace.Stop()
+	var quiet <-chan time.Time // set while the pause after a scan lasts
+	due := true                // a scan is wanted
+	s.first = true
+	for {
+		if due && quiet == nil {
+			due = false
+			s.scan()
+			s.first = false
+			quiet = time.After(pause)
+			if until := s.nextLook(); !until.IsZero() {
+				grace.Reset(time.Until(until))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-quiet:
+			quiet = nil
+		case <-s.rescan:
+			due = true
+		case <-grace.C:
+			due = true
+		case <-watcher.Bell():
+			if watcher.Take().Lost {
+				s.config.Report(Overrun{})
+			}
+			due = true
+		case <-slow.C:
+			slow.Reset(Slow)
+			due = due || s.stale()
+		}
+	}
+}
+
+// stale is the slow check: whether anything may have changed that no event
+// told of.
+func (s *Scanner) stale() bool {
+	var st unix.Stat_t
+	if err := unix.Stat(s.config.Dir, &st); err != nil {
+		return true
+	}
+	stamp := rundir.StampOf(&st)
+	if s.lost || !s.watched || stamp != s.dirStamp || s.read.Sub(time.Unix(0, stamp.Mtime)) < fresh {
+		return true
+	}
+	for name, k := range s.known {
+		if k.entry.Bar != "" && s.look(name, k.entry) != k.entry {
+			return true
+		}
+	}
+	if s.config.Restless != nil {
+		for _, name := range s.config.Restless() {
+			if k, ok := s.known[name]; ok && s.look(name, k.entry) != k.entry {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// look reads one entry anew; old is what is known of it. The zero Entry
+// stands for one that is not there.
+func (s *Scanner) look(name string, old Entry) Entry {
+	path := filepath.Join(s.config.Dir, name)
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return Entry{}
+	}
+	e := Entry{Name: name, Stamp: Stamp{Link: rundir.StampOf(&st)}}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		if unix.Stat(path, &st) == nil {
+			e.Stamp.File = rundir.StampOf(&st)
+		}
+	}
+	if e.Stamp == old.Stamp && old.Bar == "" {
+		return e // what could be run can still be run
+	}
+	if err := program.Check(path); err != nil {
+		e.Bar = err.Error()
+	}
+	return e
+}
+
+// scan reads the whole directory and sends a snapshot if anything changed.
+func (s *Scanner) scan() {
+	start := time.Now()
+	s.watch()
+	var st unix.Stat_t
+	err := unix.Stat(s.config.Dir, &st)
+	var names []string
+	if err == nil {
+		names, err = list(s.config.Dir)
+	}
+	if err != nil {
+		s.watched = false
+		if !s.lost {
+			s.lost = true
+			s.config.Report(Unreadable{err})
+		}
+		// What was just missed went with the directory.
+		for name, k := range s.known {
+			if !k.missing.IsZero() {
+				s.known[name] = seen{entry: k.entry, kept: true}
+			}
+		}
+		return
+	}
+	if s.lost {
+		s.lost = false
+		s.config.Report(Found{})
+	}
+	dir := ID{uint64(st.Dev), uint64(st.Ino)}
+	moved := s.dir != dir && s.dir != ID{}
+	s.dir, s.dirStamp, s.read = dir, rundir.StampOf(&st), start
+	changed := s.merge(names, moved, start) || s.first
+	if changed {
+		s.config.Send(s.snapshot())
+	}
+	s.config.Report(Scanned{Entries: len(s.known), Took: time.Since(start), Changed: changed})
+}
+
+// watch puts the watch on the directory if it is not there. It comes before
+// the reading, so that nothing falls between the two.
+func (s *Scanner) watch() {
+	var st unix.Stat_t
+	if unix.Stat(s.config.Dir, &st) != nil {
+		return
+	}
+	if s.watched && s.dir == (ID{uint64(st.Dev), uint64(st.Ino)}) {
+		return
+	}
+	err := s.watcher.Add(s.config.Dir+"/.", "")
+	if errors.Is(err, watch.ErrPolling) && !s.polls {
+		s.polls = true
+		s.config.Report(Watchless{err})
+	}
+	s.watched = err == nil || s.polls
+}
+
+func list(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
+}
+
+// merge brings what is known up to date with the names that are there, and
+// tells whether that changed anything. moved says that they are those of
+// another directory than last time.
+func (s *Scanner) merge(names []string, moved bool, now time.Time) bool {
+	changed := false
+	here := make(map[string]bool, len(names))
+	for _, name := range names {
+		if rundir.Ignored(name) {
+			continue
+		}
+		if err := rundir.CheckName(name); err != nil {
+			if !s.refused[name] {
+				s.refused[name] = true
+				s.config.Report(Refused{name, err})
+			}
+			continue
+		}
+		old := s.known[name]
+		e := s.look(name, old.entry)
+		if e.Name == "" {
+			continue // gone since the directory was read
+		}
+		here[name] = true
+		k := seen{entry: e}
+		if e.Bar != "" && !s.first {
+			k.young = old.young
+			if old.entry.Name == "" {
+				k.young = now
+			} else if now.Sub(old.young) >= settle {
+				k.young = time.Time{}
+			}
+		}
+		if e != old.entry || old.kept || k.young != old.young {
+			changed = true
+		}
+		s.known[name] = k
+	}
+	maps.DeleteFunc(s.refused, func(name string, _ bool) bool { return !slices.Contains(names, name) })
+
+	var kept []string
+	for name, k := range s.known {
+		if here[name] || k.kept {
+			continue
+		}
+		switch {
+		case moved:
+			k.kept, k.missing, k.entry.Gone = true, time.Time{}, false
+			kept = append(kept, name)
+		case k.missing.IsZero():
+			k.missing, k.entry.Gone = now, true
+		case now.Sub(k.missing) >= Grace:
+			delete(s.known, name)
+			changed = true
+			continue
+		default:
+			continue
+		}
+		s.known[name] = k
+		changed = true
+	}
+	if moved {
+		slices.Sort(kept)
+		s.config.Report(Replaced{kept})
+	}
+	return changed
+}
+
+// nextLook is when a missing entry is gone for good or a young one is to be
+// told of, whichever comes first; zero if there is neither.
+func (s *Scanner) nextLook() time.Time {
+	var next time.Time
+	sooner := func(since time.Time, after time.Duration) {
+		if at := since.Add(after); !since.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	for _, k := range s.known {
+		sooner(k.missing, Grace)
+		sooner(k.young, settle)
+	}
+	return next
+}
+
+func (s *Scanner) snapshot() []Entry {
+	entries := make([]Entry, 0, len(s.known))
+	for _, k := range s.known {
+		if k.young.IsZero() {
+			entries = append(entries, k.entry)
+		}
+	}
+	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Name, b.Name) })
+	return entries
+}
