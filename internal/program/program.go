@@ -141,7 +141,7 @@ func interpreter(line []byte) error {
 	path, _, _ := strings.Cut(words, " ")
 	path, _, _ = strings.Cut(path, "\t")
 	if path == "" {
-		return errors.New("no interpreter behind #!")
+		return errors.New("#! without an interpreter")
 	}
 	hint := ""
 	if strings.HasSuffix(path, "\r") {
