@@ -344,19 +344,37 @@ func (f *Folder) Stamp(name string) Stamp {
 // (the daemon) or for as long as it runs (runsyssv), so that the two never
 // start the same service at once. ErrGrabbed says that somebody has it.
 // The lock goes with the returned file.
-func (f *Folder) Grab() (*os.File, error) {
-	fd, err := unix.Openat(f.fd, Guard, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, f.err("open", Guard, err)
-	}
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		unix.Close(fd)
-		if err == unix.EWOULDBLOCK {
-			return nil, ErrGrabbed
+func (f *Folder) Grab() (*os.File, error) { return f.seize(Guard, ErrGrabbed) }
+
+// seize makes a file, if it is missing, and locks it, or returns taken if
+// somebody else has. It does not wait. Whoever ends removes the file while he
+// holds the lock; so a lock counts only on the file that still has the name.
+func (f *Folder) seize(name string, taken error) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return nil, f.err("open", name, err)
 		}
-		return nil, f.err("lock", Guard, err)
+		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			unix.Close(fd)
+			if err == unix.EWOULDBLOCK {
+				return nil, taken
+			}
+			return nil, f.err("lock", name, err)
+		}
+		var held, named unix.Stat_t
+		err = unix.Fstat(fd, &held)
+		if err == nil {
+			err = unix.Fstatat(f.fd, name, &named, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		if err == nil && held.Ino == named.Ino && held.Dev == named.Dev {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		unix.Close(fd)
+		if err != nil && err != unix.ENOENT {
+			return nil, f.err("stat", name, err)
+		}
 	}
-	return os.NewFile(uintptr(fd), Guard), nil
 }
 
 // ErrGrabbed says that another program is starting or running the service.
