@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -87,20 +88,26 @@ func TestStatusKeepsEachValueOnItsLine(t *testing.T) {
 // Whatever a cause says, the file stays one that its readers accept.
 func TestStatusIsNeverTooLongToRead(t *testing.T) {
 	f := newFolder(t)
-	long := strings.Repeat("\x01", 4095)
-	s := Status{Phase: Blocked, Wanted: "up", Since: time.Now(), Cause: "link to " + long, LastExit: long, Refused: "id " + long}
-	for range KeptRequests {
-		s.Requests = append(s.Requests, strings.Repeat("r", 32))
-	}
-	if err := f.Write(State, s.Encode()); err != nil {
-		t.Fatal(err)
-	}
-	got, err := f.ReadStatus()
-	if err != nil {
-		t.Fatalf("ReadStatus of %d bytes: %v", len(s.Encode()), err)
-	}
-	if len(got.Requests) != KeptRequests || !strings.HasPrefix(got.Cause, "link to ") || !strings.HasPrefix(got.Refused, "id ") {
-		t.Errorf("got %+v, want what the beginning says", got)
+	for _, char := range []string{"x", "\x01", "é", "日", "\x80", "\xff", "\n"} {
+		long := strings.Repeat(char, 4095)
+		s := Status{Phase: Blocked, Wanted: "up", Since: time.Now(), Cause: "link to " + long, LastExit: long, Refused: "id " + long}
+		for range KeptRequests {
+			s.Requests = append(s.Requests, strings.Repeat("r", 32))
+		}
+		if err := f.Write(State, s.Encode()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := f.ReadStatus()
+		if err != nil {
+			t.Errorf("%q 4095 times: ReadStatus of %d bytes: %v", char, len(s.Encode()), err)
+			continue
+		}
+		if len(got.Requests) != KeptRequests || !strings.HasPrefix(got.Cause, "link to ") || !strings.HasPrefix(got.Refused, "id ") {
+			t.Errorf("%q 4095 times: got %+v, want what the beginning says", char, got)
+		}
+		if utf8.ValidString(long) && !utf8.ValidString(got.Cause) {
+			t.Errorf("%q 4095 times: cut in the middle of a character: %q", char, got.Cause[len(got.Cause)-8:])
+		}
 	}
 }
 
