@@ -385,8 +385,30 @@ var daemonFiles = []string{Pid, Syspid, State, Control, Taken, Guard, Ready, Sto
 
 // Sweep empties the folder of everything that sysmgr and its tools make and
 // removes it if nothing else is in it. With keepLock set a lock stays, and the
-// folder with it. What somebody else put there stays too.
+// folder with it. What somebody else put there stays too. So does all of a
+// folder whose guard is held: runsyssv runs the service there.
 func (d *Dir) Sweep(name string, keepLock bool) error {
+	f, err := d.Folder(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	guard, err := f.Grab()
+	if errors.Is(err, ErrGrabbed) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	return d.Clear(name, keepLock)
+}
+
+// Clear is Sweep for whoever holds the guard, and holds nothing after it.
+func (d *Dir) Clear(name string, keepLock bool) error {
 	f, err := d.Folder(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

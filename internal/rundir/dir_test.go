@@ -440,9 +440,9 @@ func TestGrabHasOneHolderEvenWhileTheFolderIsSwept(t *testing.T) {
 					most.Store(n)
 				}
 				time.Sleep(50 * time.Microsecond)
-				// Whoever holds it may sweep, and then holds nothing.
+				// Whoever holds it may clear, and then holds nothing.
 				holders.Add(-1)
-				dir.Sweep("web", true)
+				dir.Clear("web", true)
 				guard.Close()
 			}
 		})
