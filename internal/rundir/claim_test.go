@@ -233,7 +233,7 @@ func TestDaemonsThatComeAndGoAreNeverTwo(t *testing.T) {
 	path := t.TempDir() + "/run"
 	var holders, claims atomic.Int32
 	var wait sync.WaitGroup
-	end := time.Now().Add(time.Second)
+	end := time.Now().Add(time.Second / 2)
 	for range 4 {
 		wait.Go(func() {
 			for time.Now().Before(end) {

@@ -49,7 +49,7 @@ func claimAndHang(path string) {
 func child(t *testing.T, role, dir string) (*exec.Cmd, string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), part+"="+role, "DIR="+dir)
+	cmd.Env = append(os.Environ(), part+"="+role, "DIR="+dir, "GORACE=atexit_sleep_ms=0")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
