@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -82,6 +84,7 @@ type call struct {
 
 // folder is what is known of a service's folder.
 type folder struct {
+	fresh     bool         // it has not been looked at yet
 	lock      rundir.Stamp // the lock that was last acted upon; zero: none
 	unwritten bool         // the lock does not say what it should: it could not be written
 	half      time.Time    // since when something looks half done; zero: nothing
@@ -187,8 +190,7 @@ func (c *Control) answer() {
 	c.mu.Unlock()
 	for _, k := range calls {
 		if k.attend {
-			c.folders[k.name] = &folder{}
-			c.open(k.name)
+			c.folders[k.name] = &folder{fresh: true}
 			c.look(k.name)
 		} else {
 			delete(c.folders, k.name)
@@ -198,21 +200,32 @@ func (c *Control) answer() {
 	}
 }
 
-// open makes sure that the folder is there and watched.
-func (c *Control) open(name string) {
+// open makes sure that the folder is there and watched, and tells whether it
+// is another than before: somebody has removed the old one.
+func (c *Control) open(name string) (another bool, err error) {
+	another, err = c.watch(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return another, err
+	}
 	f, err := c.config.Rundir.MakeFolder(name)
 	if err == nil {
-		err = c.watcher.Add(f.Path(), name)
 		f.Close()
+		_, err = c.watch(name)
 	}
-	switch {
-	case err == nil:
-	case errors.Is(err, watch.ErrPolling):
+	return true, err
+}
+
+// watch watches the folder, if it is not watched already.
+func (c *Control) watch(name string) (another bool, err error) {
+	another, err = c.watcher.Add(filepath.Join(c.config.Rundir.Path(), name), name)
+	if errors.Is(err, watch.ErrPolling) {
 		c.watchless(err)
-	default:
-		// It may have been removed again this instant: its bell is gone.
-		c.again[name] = time.Now().Add(unfilled)
+		err = nil
 	}
+	if err == nil && !another && c.polls {
+		_, err = os.Lstat(filepath.Join(c.config.Rundir.Path(), name))
+	}
+	return another, err
 }
 
 // look reads a folder: the requests in it, then its lock.
@@ -221,14 +234,19 @@ func (c *Control) look(name string) {
 	if !ok {
 		return
 	}
-	f, err := c.config.Rundir.Folder(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		// rm -r of the folder starts the service.
-		k.lock, k.half = rundir.Stamp{}, time.Time{}
-		c.open(name)
-		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
+	another, err := c.open(name)
+	if err != nil {
+		c.again[name] = time.Now().Add(unfilled)
 		return
 	}
+	if another && !k.fresh {
+		// rm -r of the folder starts the service. The actor may have made
+		// it anew before we could see that it was missing.
+		k.lock, k.half = rundir.Stamp{}, time.Time{}
+		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
+	}
+	k.fresh = false
+	f, err := c.config.Rundir.Folder(name)
 	if err != nil {
 		c.again[name] = time.Now().Add(unfilled)
 		return

@@ -52,7 +52,7 @@ func start(t *testing.T, interested func(string) bool) *Watcher {
 
 func add(t *testing.T, w *Watcher, path, key string) {
 	t.Helper()
-	if err := w.Add(path, key); err != nil {
+	if _, err := w.Add(path, key); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -198,7 +198,7 @@ func TestDirectoryThatGoesRingsAndCanComeBack(t *testing.T) {
 		t.Errorf("tables: got %v %v, want nothing", w.sys.keys, w.sys.wds)
 	}
 	w.sys.table.Unlock()
-	if err := w.Add(dir, "web"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := w.Add(dir, "web"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Add of nothing: got %v, want %v", err, fs.ErrNotExist)
 	}
 }
@@ -227,6 +227,33 @@ func TestDirectoryThatIsRenamedRings(t *testing.T) {
 	if got := l.heard(); got != "web" {
 		t.Errorf("the new one: got %q, want web", got)
 	}
+}
+
+// The number of a directory that was removed is often that of the next one;
+// Add knows them apart all the same, even before the events have been read.
+func TestAddTellsOneDirectoryFromTheNext(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	w := start(t, nil)
+	expect := func(what string, want bool) {
+		t.Helper()
+		if got, err := w.Add(dir, "web"); err != nil || got != want {
+			t.Errorf("%s: got %v, %v, want %v", what, got, err, want)
+		}
+	}
+	os.Mkdir(dir, 0o755)
+	expect("the first", true)
+	expect("the same", false)
+	put(t, filepath.Join(dir, "x"), "")
+	expect("the same with another file", false)
+	for range 50 {
+		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		expect("the next", true)
+		expect("the same again", false)
+	}
+	w.Remove("web")
+	expect("after Remove", true)
 }
 
 func TestDirectoryHasTheKeyItWasGivenLast(t *testing.T) {
@@ -259,11 +286,11 @@ func TestLinkIsFollowedOnlyWhenAsked(t *testing.T) {
 	os.Symlink("dir", link)
 	w := start(t, nil)
 	l := listen(t, w)
-	if err := w.Add(link, "web"); err == nil {
+	if _, err := w.Add(link, "web"); err == nil {
 		t.Error("a link: got nil, want an error")
 	}
 	put(t, filepath.Join(top, "file"), "")
-	if err := w.Add(filepath.Join(top, "file"), "web"); !errors.Is(err, unix.ENOTDIR) {
+	if _, err := w.Add(filepath.Join(top, "file"), "web"); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("a file: got %v, want %v", err, unix.ENOTDIR)
 	}
 	add(t, w, link+"/.", "web")
@@ -513,7 +540,7 @@ func pollWithoutDescriptors(dir string) string {
 		return fmt.Sprintf("New: %v", err)
 	}
 	defer w.Close()
-	if err := w.Add(dir, "web"); err != nil {
+	if _, err := w.Add(dir, "web"); err != nil {
 		return fmt.Sprintf("Add: %v", err)
 	}
 	w.Remove("web")
@@ -546,7 +573,7 @@ func pollWithoutWatches(dir string) string {
 		return err.Error()
 	}
 	defer w.Close()
-	if err := w.Add(dir, "first"); err != nil {
+	if _, err := w.Add(dir, "first"); err != nil {
 		return err.Error()
 	}
 	other := filepath.Join(dir, "other")
@@ -554,7 +581,7 @@ func pollWithoutWatches(dir string) string {
 	<-w.Bell()
 	w.Take()
 	for range 2 {
-		if err := w.Add(other, "second"); !errors.Is(err, ErrPolling) || !errors.Is(err, unix.ENOSPC) {
+		if _, err := w.Add(other, "second"); !errors.Is(err, ErrPolling) || !errors.Is(err, unix.ENOSPC) {
 			return fmt.Sprintf("Add: %v", err)
 		}
 	}
