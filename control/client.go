@@ -115,7 +115,11 @@ const placing = time.Second
 // the time is over. A wait of 0 means to place the requests and no more.
 // It blocks, and wakes only for changes in the run directory.
 func (c *Client) Pursue(targets []*Target, wait time.Duration) {
-	deadline := time.NewTimer(max(wait, placing))
+	limit := wait
+	if wait == 0 {
+		limit = placing
+	}
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	byName := make(map[string][]*Target)
 	open := 0
