@@ -400,11 +400,7 @@ func TestLockThatCannotBeWrittenIsReportedAndTheOrderGoesOn(t *testing.T) {
 // taking them from others.
 func TestWithoutWatchesRequestsAreTakenAllTheSame(t *testing.T) {
 	t.Parallel()
-	got := output(t, "without watches", t.TempDir(), &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	})
+	got := output(t, "without watches", t.TempDir(), ownNamespace())
 	if strings.HasPrefix(got, "cannot") {
 		t.Skip(got)
 	}
@@ -464,6 +460,75 @@ func attendWithoutWatches(path string) string {
 	return fmt.Sprintf("watchless %d, taken %s", watchless.Load(), strings.Join(names, " "))
 }
 
+// A request that cannot be taken away is answered all the same, and once.
+func TestOnAReadOnlyFileSystemARequestIsTakenOnce(t *testing.T) {
+	t.Parallel()
+	attr := ownNamespace()
+	attr.Cloneflags |= unix.CLONE_NEWNS
+	got := output(t, "read-only", t.TempDir(), attr)
+	if strings.HasPrefix(got, "cannot") {
+		t.Skip(got)
+	}
+	if want := "[restart web #a]"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// ownNamespace makes a process root in a user namespace of its own
+// (user_namespaces(7)): what it limits there it takes from nobody.
+func ownNamespace() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+}
+
+func attendReadOnly(path string) string {
+	if err := errors.Join(
+		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		unix.Mount("none", path, "tmpfs", 0, ""),
+	); err != nil {
+		return "cannot mount: " + err.Error()
+	}
+	dir, err := rundir.Create(filepath.Join(path, "run"))
+	if err != nil {
+		return err.Error()
+	}
+	web := filepath.Join(dir.Path(), "web")
+	if err := errors.Join(
+		os.Mkdir(web, 0o755),
+		os.WriteFile(filepath.Join(web, rundir.Taken), []byte("restart a\n"), 0o644),
+		unix.Mount("none", path, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""),
+	); err != nil {
+		return "cannot remount: " + err.Error()
+	}
+	var got []string
+	c := New(Config{Rundir: dir, Report: func(Fact) {}, Deliver: floodgate(&got)})
+	if c.watcher, err = watch.New(nil); err != nil {
+		return err.Error()
+	}
+	c.Attend("web")
+	c.answer()
+	c.look("web")
+	c.look("web")
+	return fmt.Sprint(got)
+}
+
+// floodgate is a Deliver that keeps what comes and ends the process when it
+// does not stop coming.
+func floodgate(got *[]string) func(Message) {
+	return func(m Message) {
+		if m.Request.Verb != Released {
+			*got = append(*got, text(m))
+		}
+		if len(*got) > 100 {
+			fmt.Print("a flood of ", (*got)[0])
+			os.Exit(0)
+		}
+	}
+}
+
 // With the last descriptor taken, a request is neither lost nor seen where
 // there is none.
 func TestWithoutDescriptorsNoRequestIsLost(t *testing.T) {
@@ -481,15 +546,7 @@ func lookWithoutDescriptors(path string) string {
 		return err.Error()
 	}
 	var got []string
-	c := New(Config{Rundir: dir, Report: func(Fact) {}, Deliver: func(m Message) {
-		if m.Request.Verb != Released {
-			got = append(got, text(m))
-		}
-		if len(got) > 100 {
-			fmt.Print("a flood of ", got[0])
-			os.Exit(0)
-		}
-	}})
+	c := New(Config{Rundir: dir, Report: func(Fact) {}, Deliver: floodgate(&got)})
 	if c.watcher, err = watch.New(nil); err != nil {
 		return err.Error()
 	}

@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 		fmt.Print(askAsNobody(dir))
 	case "without watches":
 		fmt.Print(attendWithoutWatches(dir))
+	case "read-only":
+		fmt.Print(attendReadOnly(dir))
 	case "without descriptors":
 		fmt.Print(lookWithoutDescriptors(dir))
 	}

@@ -293,12 +293,17 @@ func (f *Folder) Has(name string) bool {
 	return unix.Fstatat(f.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
-// Remove removes the files of these names; one that is not there is no error.
-// The first error is returned after all were tried.
+// Remove removes the files of these names, or empty directories in their
+// place; one that is not there is no error. The first error is returned after
+// all were tried.
 func (f *Folder) Remove(names ...string) error {
 	var first error
 	for _, name := range names {
-		if err := unix.Unlinkat(f.fd, name, 0); err != nil && err != unix.ENOENT && first == nil {
+		err := unix.Unlinkat(f.fd, name, 0)
+		if err == unix.EISDIR || err == unix.EPERM { // unlink(2) of Linux, of POSIX
+			err = unix.Unlinkat(f.fd, name, unix.AT_REMOVEDIR)
+		}
+		if err != nil && err != unix.ENOENT && first == nil {
 			first = f.err("remove", name, err)
 		}
 	}

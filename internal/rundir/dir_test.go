@@ -304,14 +304,15 @@ func TestReadRefusesWhatIsNoFileWithoutBlocking(t *testing.T) {
 func TestRemoveTriesEveryName(t *testing.T) {
 	f := newFolder(t)
 	put(t, f.Path()+"/pid", "")
-	os.Mkdir(f.Path()+"/lock", 0o755)
+	os.MkdirAll(f.Path()+"/lock/sub", 0o755)
+	os.Mkdir(f.Path()+"/waiting", 0o755)
 	put(t, f.Path()+"/ready", "")
-	err := f.Remove(Pid, "nothing", Lock, Ready)
+	err := f.Remove(Pid, "nothing", Lock, Waiting, Ready)
 	if err == nil || !strings.Contains(err.Error(), "lock") {
 		t.Errorf("got %v, want the error about lock", err)
 	}
-	if f.Has(Pid) || f.Has(Ready) || !f.Has(Lock) {
-		t.Error("pid and ready should be gone, and lock there")
+	if got := listing(t, f.Path()); !slices.Equal(got, []string{"lock"}) {
+		t.Errorf("left: got %q, want the lock, a directory that is not empty", got)
 	}
 }
 
