@@ -226,6 +226,14 @@ func (w *world) echo(name, file, line string) {
 	}
 }
 
+// put makes the file complete, and then gives it its name.
+func (w *world) put(name, file, line string) {
+	w.t.Helper()
+	tmp := filepath.Join(w.dir.Path(), ".tmp")
+	w.must(os.WriteFile(tmp, []byte(line), 0o644))
+	w.must(os.Rename(tmp, w.path(name, file)))
+}
+
 // lock is what the lock file of a service says, "-" without one.
 func (w *world) lock(name string) string {
 	data, err := os.ReadFile(w.path(name, rundir.Lock))
