@@ -935,8 +935,9 @@ func TestLinkThatIsPointedElsewhereIsAnotherDirectory(t *testing.T) {
 	}
 }
 
-// A daemon that is not root may lose the right to look at what it can list.
-func TestEntryThatCannotBeLookedAtIsNotGone(t *testing.T) {
+// A daemon that is not root may lose the right to look at what it can list, or
+// to list what is there. Neither makes a service go, nor keeps one.
+func TestDirectoryWithoutRightsChangesNothing(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can become somebody else")
@@ -946,8 +947,9 @@ func TestEntryThatCannotBeLookedAtIsNotGone(t *testing.T) {
 		must(t, os.Chmod(up, 0o755)) // as far as the test's own places go
 	}
 	must(t, os.Chown(dir, nobody, nobody))
-	if got, want := output(t, "nobody", dir), "a b, a b, a b"; got != want {
-		t.Errorf("before, without x, with x again: got %q, want %q", got, want)
+	const want = "755: a b, 644: a b, 755: a b, a removed: -a b, 333: -a b, 755 and a second: b"
+	if got := output(t, "nobody", dir); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
@@ -964,11 +966,19 @@ func scanAsNobody(dir string) string {
 	}
 	s.watcher, _ = watch.New(nil)
 	var all []string
-	for _, mode := range []os.FileMode{0o755, 0o644, 0o755} {
+	look := func(what string, mode os.FileMode) {
 		os.Chmod(dir, mode)
 		s.scan()
-		all = append(all, text(w.last()))
+		all = append(all, what+": "+text(w.last()))
 	}
+	look("755", 0o755)
+	look("644", 0o644)
+	look("755", 0o755)
+	os.Remove(filepath.Join(dir, "a"))
+	look("a removed", 0o755)
+	look("333", 0o333)
+	time.Sleep(Grace)
+	look("755 and a second", 0o755)
 	return strings.Join(all, ", ")
 }
 
