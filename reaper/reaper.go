@@ -40,6 +40,12 @@ type Process struct {
 	Drained <-chan struct{}
 }
 
+// early is an exit that is kept for a fork.
+type early struct {
+	status syscall.WaitStatus
+	forks  uint64 // how many had begun by then
+}
+
 // child is the reaper's side of a Process.
 type child struct {
 	exited  chan Exit
@@ -62,9 +68,12 @@ type Reaper struct {
 	draining map[int]*child // groups whose main process has been reaped
 	// Between a fork and its return the number of the child is not known
 	// here, but the child may already have ended and been reaped. As long
-	// as forks are on their way, exits of unknown processes are kept.
+	// as forks are on their way, exits of unknown processes are kept. A fork
+	// may hang for hours in execve while numbers are given out anew; so an
+	// exit is only for forks that had begun before it.
 	forking int
-	early   map[int]syscall.WaitStatus
+	forks   uint64 // that have begun
+	early   map[int]early
 
 	orphans orphans
 }
@@ -105,7 +114,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		sub:      os.Getpid() == 1 || adoptOrphans(),
 		main:     make(map[int]*child),
 		draining: make(map[int]*child),
-		early:    make(map[int]syscall.WaitStatus),
+		early:    make(map[int]early),
 	}, nil
 }
 
@@ -171,7 +180,7 @@ func (r *Reaper) reap() (mainEnded bool) {
 			r.route(pid, c, status)
 			mainEnded = true
 		case r.forking > 0:
-			r.early[pid] = status
+			r.early[pid] = early{status, r.forks}
 			r.drain()
 		default:
 			stranger = true
