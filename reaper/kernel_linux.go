@@ -43,9 +43,15 @@ func unblockSignals() {
 
 // stat is what /proc/<pid>/stat says of a process, as far as it is of use.
 type stat struct {
-	state byte // Z is a zombie
-	group int
+	state   byte // Z is a zombie, if there are no other threads
+	group   int
+	threads int
 }
+
+// dead tells whether a process has ended and is merely not reaped. One whose
+// first thread has ended says Z too, and runs on in the others, with all its
+// files.
+func (s stat) dead() bool { return (s.state == 'Z' || s.state == 'X') && s.threads <= 1 }
 
 // readStat reads /proc/<pid>/stat (proc_pid_stat(5)). The name of the program
 // may hold anything, so the fields are counted from the last parenthesis.
@@ -55,27 +61,35 @@ func readStat(pid string) (stat, bool) {
 		return stat{}, false
 	}
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 3 {
+	if len(fields) < 18 {
 		return stat{}, false
 	}
 	group, err := strconv.Atoi(string(fields[2]))
-	return stat{state: fields[0][0], group: group}, err == nil
+	if err != nil {
+		return stat{}, false
+	}
+	threads, err := strconv.Atoi(string(fields[17]))
+	return stat{state: fields[0][0], group: group, threads: threads}, err == nil
 }
 
 // onlyZombies tells whether every member of a group is dead and merely not
 // reaped. It reads the whole process table: only for what KILL did not end.
+// Where there is no table to read, it cannot tell.
 func onlyZombies(group int) bool {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return false
 	}
 	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
+	names, err := dir.Readdirnames(-1)
+	if _, ok := readStat("self"); err != nil || !ok {
+		return false
+	}
 	for _, name := range names {
 		if name[0] < '0' || name[0] > '9' {
 			continue
 		}
-		if s, ok := readStat(name); ok && s.group == group && s.state != 'Z' && s.state != 'X' {
+		if s, ok := readStat(name); ok && s.group == group && !s.dead() {
 			return false
 		}
 	}
@@ -126,7 +140,7 @@ func (r *Reaper) findEscaped() {
 	seen := make(orphans, len(strangers))
 	for _, pid := range strangers {
 		s, ok := readStat(strconv.Itoa(pid))
-		if !ok || s.state == 'Z' || groups[s.group] {
+		if !ok || s.dead() || groups[s.group] {
 			continue
 		}
 		seen[pid] = struct{}{}
