@@ -103,21 +103,22 @@ const orphanDelay = time.Second
 // orphans remembers which escaped processes have been told of.
 type orphans map[int]struct{}
 
-// findEscaped reports children that no service owns: processes that left
-// their service's group and came to us when it ended. It reads the lists of
+// findEscaped reports children that are in no service's group: processes that
+// left theirs and came to us when it ended. It reads the lists of
 // /proc/self/task/<tid>/children (proc_tid_children(5)), which kernels
-// without CONFIG_PROC_CHILDREN do not have: then nothing is reported.
-func (r *Reaper) findEscaped() {
+// without CONFIG_PROC_CHILDREN do not have: then nothing is reported. It tells
+// whether it could look: not while a child is being started, which looks like
+// a stranger.
+func (r *Reaper) findEscaped() bool {
 	if !r.sub {
-		return
+		return true
 	}
-	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	r.mu.Lock()
 	if r.forking > 0 {
-		// A child that is being started looks like a stranger.
 		r.mu.Unlock()
-		return
+		return false
 	}
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	var strangers []int
 	for _, list := range lists {
 		data, err := os.ReadFile(list)
@@ -131,7 +132,10 @@ func (r *Reaper) findEscaped() {
 			}
 		}
 	}
-	groups := make(map[int]bool, len(r.draining))
+	groups := make(map[int]bool, len(r.main)+len(r.draining))
+	for group := range r.main {
+		groups[group] = true
+	}
 	for group := range r.draining {
 		groups[group] = true
 	}
@@ -149,6 +153,7 @@ func (r *Reaper) findEscaped() {
 		}
 	}
 	r.orphans = seen
+	return true
 }
 
 // serviceOf is the name of the service that a process came from, as its

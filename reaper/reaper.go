@@ -82,7 +82,7 @@ type Reaper struct {
 type Fact interface{ fact() }
 
 // Reaped is told of a process that nobody here started: an orphan that came
-// to us. Service is its name if the process still said so, else empty.
+// to us.
 type Reaped struct {
 	Pid    int
 	Status syscall.WaitStatus
@@ -90,6 +90,7 @@ type Reaped struct {
 
 // Escaped is told once of a process that left its service's process group
 // (a daemon that called setsid) and was still there when the service ended.
+// Service is its name if the process still says so, else empty.
 type Escaped struct {
 	Pid     int
 	Service string
@@ -140,14 +141,18 @@ func (r *Reaper) Run(ctx context.Context) error {
 
 	look := time.NewTimer(time.Hour)
 	look.Stop()
+	waiting := false // for look: it is not put off by the next end
 	for {
-		if r.reap() {
+		if r.reap() && !waiting {
 			look.Reset(orphanDelay)
+			waiting = true
 		}
 		select {
 		case <-chld:
 		case <-look.C:
-			r.findEscaped()
+			if waiting = !r.findEscaped(); waiting {
+				look.Reset(orphanDelay)
+			}
 		case <-ctx.Done():
 			return nil
 		}
@@ -158,8 +163,8 @@ func (r *Reaper) Run(ctx context.Context) error {
 // processor (GOMAXPROCS) until the child has executed; one must stay free.
 func forkers() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 
-// reap takes every child that has ended. It tells whether a main process was
-// among them.
+// reap takes every child that has ended. It tells whether a main process was,
+// or may have been, among them.
 func (r *Reaper) reap() (mainEnded bool) {
 	for {
 		r.mu.Lock()
@@ -182,6 +187,7 @@ func (r *Reaper) reap() (mainEnded bool) {
 		case r.forking > 0:
 			r.early[pid] = early{status, r.forks}
 			r.drain()
+			mainEnded = true
 		default:
 			stranger = true
 			r.drain()
