@@ -186,7 +186,7 @@ func TestReaderSeesTheOldContentOrTheNew(t *testing.T) {
 		if err := f.Write(State, versions[i%2]); err != nil {
 			t.Fatal(err)
 		}
-		return i < 2000
+		return i < 400
 	})
 	if found {
 		t.Errorf("a reader got %d bytes: %.40q", len(torn), torn)
