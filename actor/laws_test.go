@@ -170,7 +170,7 @@ func (w *world) event(c byte, s State, starting bool, now time.Time) (e Event, o
 		}
 		return Event{Kind: Timer, At: s.Due}, true
 	case Appeared:
-		e = Event{Kind: k, Held: Want(c>>4) % WantGone}
+		e = Event{Kind: k}
 		if c&0x80 != 0 {
 			e.Bar = "not executable"
 		}

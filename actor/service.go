@@ -137,6 +137,7 @@ type Service struct {
 
 	state   State
 	process reaper.Process
+	drained <-chan struct{} // the process's, from its exit on: before that it is no news
 	timer   *time.Timer
 	guard   *os.File // held from before a fork until the state is published
 
@@ -177,8 +178,8 @@ func (s *Service) Run(first Want) {
 		select {
 		case exit := <-s.process.Exited:
 			s.exited(exit)
-		case <-s.process.Drained:
-			s.process.Drained = nil
+		case <-s.drained:
+			s.drained = nil
 			s.handle(Event{Kind: Drained}, false)
 		case <-s.timer.C:
 			s.handle(Event{Kind: Timer}, false)
@@ -271,6 +272,9 @@ func (s *Service) order(o Order) {
 // still be on its way, so the lock is looked at before anything is restarted.
 func (s *Service) exited(exit reaper.Exit) {
 	s.process.Exited = nil
+	if !exit.Alone {
+		s.drained = s.process.Drained
+	}
 	if s.state.Phase == Up && s.state.Want == WantUp {
 		if f, err := s.config.Rundir.Folder(s.name); err == nil {
 			switch hold, stamp := f.ReadHold(); hold {
@@ -354,12 +358,10 @@ func (s *Service) complete(e Event) Event {
 	e.Manner = s.config.Manner
 	switch e.Kind {
 	case Stop, Kill, Restart, Removed, Shutdown, Exited:
-		if s.state.Phase != Up {
-			return e
-		}
-	case Appeared:
-		e.Held = WantUp
 	default:
+		return e
+	}
+	if s.state.Phase != Up {
 		return e
 	}
 	f, err := s.config.Rundir.Folder(s.name)
@@ -367,15 +369,6 @@ func (s *Service) complete(e Event) Event {
 		return e
 	}
 	defer f.Close()
-	if e.Kind == Appeared {
-		switch hold, _ := f.ReadHold(); hold {
-		case rundir.HoldDown, rundir.HoldKill:
-			e.Held = WantDown
-		case rundir.HoldOnce:
-			e.Held = WantOnce
-		}
-		return e
-	}
 	var bad []string
 	e.Manner, bad = f.ReadManner(s.config.Manner)
 	for _, file := range bad {

@@ -458,6 +458,20 @@ func TestWhatIsLeftInTheGroupEndsBeforeTheNextStart(t *testing.T) {
 	})
 }
 
+// The end of the main process and that of the rest of its group may be there
+// to be noticed at the same moment.
+func TestAnEndAndItsDrainAtOnceAreBothSeen(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.kernel.left = true
+			s := b.run("forks")
+			s.Tell(order(Kill))
+			b.expect("forks", "down")
+		})
+	}
+}
+
 // A client that knows only the lock file writes it and then signals the
 // process; the end may be noticed before the lock.
 func TestTheLockIsLookedAtBeforeARestart(t *testing.T) {

@@ -132,17 +132,13 @@ func (s State) dismissed(e Event) (State, []Effect) {
 	return s, nil
 }
 
-// appeared: the scanner has looked at its entry, which is new, changed or
-// back again. What waits for a better file is tried at once.
+// appeared: the scanner has looked at its entry, which is new or changed. What
+// waits for a better file is tried at once.
 func (s State) appeared(e Event) (State, []Effect) {
 	s.Bar = e.Bar
 	switch s.Phase {
-	case Up, Down:
+	case Up, Down, Stopping:
 		// The new file is for the next start.
-	case Stopping:
-		if s.Want == WantGone {
-			s.Want = e.Held
-		}
 	case Backoff, Blocked:
 		return s.start(e)
 	}

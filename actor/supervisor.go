@@ -158,8 +158,10 @@ func (v *Supervisor) reconcile() {
 		switch {
 		case !ok:
 			v.add(e, bar)
-		case m.removed || m.entry.Stamp != e.Stamp || m.bar != bar:
-			m.entry, m.bar, m.removed = e, bar, false
+		case m.removed:
+			// It is back, but its actor is about to end: see retire.
+		case m.entry.Stamp != e.Stamp || m.bar != bar:
+			m.entry, m.bar = e, bar
 			m.service.tell(Event{Kind: Appeared, Bar: bar})
 		}
 	}

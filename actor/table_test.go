@@ -83,8 +83,8 @@ func happenings() []happening {
 	for _, k := range Kinds {
 		switch k {
 		case Appeared:
-			add("runnable", Event{Kind: k, Held: WantUp})
-			add("not runnable", Event{Kind: k, Held: WantUp, Bar: "a directory, not a file"})
+			add("runnable", Event{Kind: k})
+			add("not runnable", Event{Kind: k, Bar: "a directory, not a file"})
 		case Started:
 			add("", Event{Kind: k, Pid: 7})
 		case Refused:

@@ -85,6 +85,9 @@ func run(args []string) int {
 		return program.Misused("no verb")
 	}
 	verb, names := set.Arg(0), set.Args()[1:]
+	if len(names) > 0 && names[0] == "--" {
+		names = names[1:]
+	}
 	plan, words, err := planOf(verb, names)
 	if err != nil {
 		return program.Misused("%v", err)
