@@ -262,7 +262,7 @@ func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool)
 			continue
 		case err != nil:
 			c.refuse(name, "", "the request is "+rundir.ErrIrregular.Error())
-			if f.Remove(rundir.Taken) != nil {
+			if f.Discard(rundir.Taken) != nil {
 				return false
 			}
 			continue

@@ -367,11 +367,12 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) bool {
 
 	var kept []string
 	for name, k := range s.known {
-		if here[name] || k.kept {
+		if here[name] || k.kept && !moved {
 			continue
 		}
 		switch {
 		case moved:
+			// What ran in the directory that was here before runs on.
 			k.kept, k.missing, k.entry.Gone = true, time.Time{}, false
 			kept = append(kept, name)
 		case k.missing.IsZero():

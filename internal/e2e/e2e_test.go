@@ -16,6 +16,7 @@ package e2e
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,6 +41,9 @@ const deadline = 60 * time.Second
 var bin string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// The scripts mostly wait, for seconds that have to pass.
+	flag.Set("test.parallel", "8")
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "sysmgr-e2e")
 		if err != nil {
@@ -60,9 +64,6 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
-	// Services that one script leaves behind must not come to another's
-	// processes: we take them ourselves.
-	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	// Other users have to get at the scripts' folders.
 	root, err := os.MkdirTemp("", "sysmgr-e2e-work")
 	if err != nil {
@@ -74,6 +75,7 @@ func TestScripts(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{
 		WorkdirRoot: root,
+		Deadline:    time.Now().Add(150 * time.Second),
 		Dir:         "testdata",
 		Setup:       setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -142,6 +144,9 @@ func (d *daemon) end(t testscript.T, run string) {
 		}
 	}
 	left := processes(run)
+	for end := time.Now().Add(2 * time.Second); len(left) > 0 && time.Now().Before(end); left = processes(run) {
+		time.Sleep(50 * time.Millisecond) // children of what was just killed
+	}
 	for _, pid := range left {
 		unix.Kill(pid, unix.SIGKILL)
 	}

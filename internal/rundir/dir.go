@@ -12,6 +12,7 @@
 package rundir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -305,6 +306,15 @@ func (f *Folder) Remove(names ...string) error {
 	return first
 }
 
+// Discard removes whatever has this name, if it is a file or an empty folder.
+func (f *Folder) Discard(name string) error {
+	err := f.Remove(name)
+	if err != nil && unix.Unlinkat(f.fd, name, unix.AT_REMOVEDIR) == nil {
+		return nil
+	}
+	return err
+}
+
 // Rename gives a file another name, replacing what had it.
 func (f *Folder) Rename(from, to string) error {
 	if err := unix.Renameat(f.fd, from, f.fd, to); err != nil {
@@ -433,10 +443,15 @@ func ParsePid(data []byte) (int, error) {
 	return pid, nil
 }
 
-// Leads tells whether a process is there and leads a session, as the main
-// process of a service does: most strangers that got its number do not. It is
-// for showing, and for refusing; never for signalling.
+// Leads tells whether a process is there, is no zombie and leads a session, as
+// the main process of a service does: most strangers that got its number do
+// not. It is for showing, and for refusing; never for signalling.
 func Leads(pid int) bool {
+	// proc_pid_stat(5), where there is one: the state follows the name.
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if end := bytes.LastIndexByte(stat, ')'); end >= 0 && bytes.HasPrefix(stat[end:], []byte(") Z")) {
+		return false
+	}
 	sid, err := unix.Getsid(pid)
 	return err == nil && sid == pid || err == unix.EPERM
 }
