@@ -15,6 +15,7 @@ MANDIR   = $(PREFIX)/share/man
 SYSDIR   = /var/sysmgr
 RUNDIR   = /run/sysmgr
 DESTDIR  =
+BIN      = bin
 GO       = go
 
 VERSION  = 0.1.0
@@ -24,10 +25,10 @@ LDFLAGS  = -s -w -X sysmgr/internal/cli.defaultSysdir=$(SYSDIR) -X sysmgr/intern
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 all:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
 
 run: all
-	@sh contrib/try/run.sh bin
+	@sh contrib/try/run.sh '$(BIN)'
 
 test:
 	$(GO) test -race -timeout 170s ./...
@@ -59,8 +60,8 @@ bench:
 
 install: all
 	mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(SYSDIR)'
-	install -m 755 bin/sysmgr '$(DESTDIR)$(SBINDIR)/'
-	install -m 755 bin/svctl bin/runsyssv bin/sysmgr-depends '$(DESTDIR)$(BINDIR)/'
+	install -m 755 '$(BIN)/sysmgr' '$(DESTDIR)$(SBINDIR)/'
+	install -m 755 '$(BIN)/svctl' '$(BIN)/runsyssv' '$(BIN)/sysmgr-depends' '$(DESTDIR)$(BINDIR)/'
 	install -m 644 man/*.1 '$(DESTDIR)$(MANDIR)/man1/'
 	install -m 644 man/*.7 '$(DESTDIR)$(MANDIR)/man7/'
 	install -m 644 man/*.8 '$(DESTDIR)$(MANDIR)/man8/'
@@ -76,6 +77,6 @@ dist:
 	git archive --prefix=sysmgr-$(VERSION)/ -o dist/sysmgr-$(VERSION).tar.gz HEAD
 
 clean:
-	rm -rf bin dist
+	rm -rf '$(BIN)' dist
 
 .PHONY: all run test check format vet staticcheck manuals cross bench install uninstall dist clean

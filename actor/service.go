@@ -185,7 +185,9 @@ func (s *Service) Run(first Want) {
 			s.handle(Event{Kind: Timer}, false)
 		case <-s.mail.wake:
 			for _, message := range s.mail.take() {
-				s.take(message)
+				if !s.retired {
+					s.take(message)
+				}
 			}
 		}
 	}
@@ -333,7 +335,7 @@ func (s *Service) handle(e Event, show bool) {
 		s.config.Report(Changed{s.name, first, before, s.state})
 		return
 	}
-	if show || s.unwritten || s.state != s.shown {
+	if show || s.unwritten || s.state.Phase != s.shown.Phase || s.state.Want != s.shown.Want || changed(s.shown, s.state) {
 		s.publish()
 	}
 	if s.guard != nil {

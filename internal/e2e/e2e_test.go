@@ -110,7 +110,18 @@ func setup(env *testscript.Env) error {
 	env.Setenv("SYSDIR", sys)
 	env.Setenv("RUNDIR", run)
 	env.Setenv("LOG", filepath.Join(env.WorkDir, "log"))
-	env.Setenv("BIN", bin)
+	top, err := filepath.Abs("../..")
+	if err != nil {
+		return err
+	}
+	env.Setenv("TOP", top)
+	for _, key := range []string{"GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPROXY"} {
+		out, err := exec.Command("go", "env", key).Output()
+		if err != nil {
+			return err
+		}
+		env.Setenv(key, strings.TrimSpace(string(out)))
+	}
 	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	env.Setenv("TERM", "dumb")
 	d := &daemon{}
