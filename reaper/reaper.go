@@ -46,6 +46,12 @@ type child struct {
 	drained chan struct{}
 }
 
+// earlyExit is the end of a process that was not known when it was reaped.
+type earlyExit struct {
+	status syscall.WaitStatus
+	forks  uint64
+}
+
 // Reaper makes, signals and reaps. Its methods may be called from any
 // goroutine while Run runs.
 type Reaper struct {
@@ -62,9 +68,12 @@ type Reaper struct {
 	draining map[int]*child // groups whose main process has been reaped
 	// Between a fork and its return the number of the child is not known
 	// here, but the child may already have ended and been reaped. As long
-	// as forks are on their way, exits of unknown processes are kept.
+	// as forks are on their way, exits of unknown processes are kept, with
+	// the number of the youngest fork at that moment: a fork that is younger
+	// still has nothing to do with them, even if its child got their number.
 	forking int
-	early   map[int]syscall.WaitStatus
+	forks   uint64 // all forks so far
+	early   map[int]earlyExit
 
 	orphans orphans
 }
@@ -105,7 +114,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		sub:      os.Getpid() == 1 || adoptOrphans(),
 		main:     make(map[int]*child),
 		draining: make(map[int]*child),
-		early:    make(map[int]syscall.WaitStatus),
+		early:    make(map[int]earlyExit),
 	}, nil
 }
 
@@ -171,7 +180,7 @@ func (r *Reaper) reap() (mainEnded bool) {
 			r.route(pid, c, status)
 			mainEnded = true
 		case r.forking > 0:
-			r.early[pid] = status
+			r.early[pid] = earlyExit{status, r.forks}
 			r.drain()
 		default:
 			stranger = true

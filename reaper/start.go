@@ -79,6 +79,8 @@ func (r *Reaper) start(command Command) (Process, error) {
 	c := &child{exited: make(chan Exit, 1), drained: make(chan struct{})}
 	r.mu.Lock()
 	r.forking++
+	r.forks++
+	mine := r.forks
 	r.mu.Unlock()
 
 	pid, err := r.fork(command)
@@ -86,24 +88,24 @@ func (r *Reaper) start(command Command) (Process, error) {
 	r.mu.Lock()
 	r.forking--
 	if err == nil {
-		if status, ended := r.early[pid]; ended {
+		if e, ended := r.early[pid]; ended && e.forks >= mine {
 			delete(r.early, pid)
-			r.route(pid, c, status)
+			r.route(pid, c, e.status)
 		} else {
 			r.main[pid] = c
 		}
 	}
-	var strangers map[int]syscall.WaitStatus
+	var strangers map[int]earlyExit
 	if r.forking == 0 && len(r.early) > 0 {
 		// What is left are children whose execve failed, which the fork
 		// itself waited for in vain, and orphans.
 		strangers = r.early
-		r.early = make(map[int]syscall.WaitStatus)
+		r.early = make(map[int]earlyExit)
 	}
 	r.mu.Unlock()
-	for pid, status := range strangers {
-		if status.ExitStatus() != execFailed {
-			r.report(Reaped{Pid: pid, Status: status})
+	for pid, e := range strangers {
+		if e.status.ExitStatus() != execFailed {
+			r.report(Reaped{Pid: pid, Status: e.status})
 		}
 	}
 	if err != nil {
