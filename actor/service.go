@@ -194,8 +194,12 @@ func (s *Service) Run(first Want) {
 	if s.config.Forget != nil {
 		s.config.Forget(s.name)
 	}
+	sweep := s.config.Rundir.Sweep
+	if s.config.Foreground {
+		sweep = s.config.Rundir.Clear // the caller holds the guard
+	}
 	// The lock stays: a stop survives that the entry is deleted and made anew.
-	if err := s.config.Rundir.Sweep(s.name, true); err != nil {
+	if err := sweep(s.name, true); err != nil {
 		s.config.Report(Unpublished{s.name, err})
 	}
 }

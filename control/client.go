@@ -115,7 +115,11 @@ const placing = time.Second
 // the time is over. A wait of 0 means to place the requests and no more.
 // It blocks, and wakes only for changes in the run directory.
 func (c *Client) Pursue(targets []*Target, wait time.Duration) {
-	deadline := time.NewTimer(max(wait, placing))
+	limit := wait
+	if wait == 0 {
+		limit = placing
+	}
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	byName := make(map[string][]*Target)
 	open := 0
@@ -200,18 +204,19 @@ func soonest(targets []*Target) time.Time {
 // look goes one step on with a target, as far as it can without waiting.
 func (c *Client) look(t *Target, placeOnly bool) (done bool, err error) {
 	t.next = time.Time{}
-	if !t.watched {
-		f, err := c.dir.Folder(t.Name)
-		switch {
-		case err == nil:
-			err = c.watcher.Add(f.Path(), t.Name)
-			f.Close()
-			t.watched = err == nil || errors.Is(err, watch.ErrPolling)
-		case errors.Is(err, fs.ErrNotExist):
-			return c.absent(t)
-		default:
-			return true, err
-		}
+	// Each time anew: another folder may have taken the place of the one
+	// that is watched.
+	f, err := c.dir.Folder(t.Name)
+	switch {
+	case err == nil:
+		_, err = c.watcher.Add(f.Path(), t.Name)
+		f.Close()
+		t.watched = err == nil || errors.Is(err, watch.ErrPolling)
+	case errors.Is(err, fs.ErrNotExist):
+		t.watched = false
+		return c.absent(t)
+	default:
+		return true, err
 	}
 	view, err := Look(c.dir, t.Name)
 	switch {

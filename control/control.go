@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sysmgr/internal/rundir"
 	"sysmgr/internal/watch"
@@ -82,9 +86,12 @@ type call struct {
 
 // folder is what is known of a service's folder.
 type folder struct {
+	fresh     bool         // it has not been looked at yet
 	lock      rundir.Stamp // the lock that was last acted upon; zero: none
 	unwritten bool         // the lock does not say what it should: it could not be written
-	half      time.Time    // since when something looks half done; zero: nothing
+	half      time.Time    // since when the lock looks half done; zero: it does not
+	empty     time.Time    // since when a request waits for its writer; zero: none does
+	stuck     rundir.Stamp // a request that was answered and cannot be removed
 }
 
 // New makes a control actor that attends to nothing yet.
@@ -187,8 +194,7 @@ func (c *Control) answer() {
 	c.mu.Unlock()
 	for _, k := range calls {
 		if k.attend {
-			c.folders[k.name] = &folder{}
-			c.open(k.name)
+			c.folders[k.name] = &folder{fresh: true}
 			c.look(k.name)
 		} else {
 			delete(c.folders, k.name)
@@ -198,21 +204,32 @@ func (c *Control) answer() {
 	}
 }
 
-// open makes sure that the folder is there and watched.
-func (c *Control) open(name string) {
+// open makes sure that the folder is there and watched, and tells whether it
+// is another than before: somebody has removed the old one.
+func (c *Control) open(name string) (another bool, err error) {
+	another, err = c.watch(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return another, err
+	}
 	f, err := c.config.Rundir.MakeFolder(name)
 	if err == nil {
-		err = c.watcher.Add(f.Path(), name)
 		f.Close()
+		_, err = c.watch(name)
 	}
-	switch {
-	case err == nil:
-	case errors.Is(err, watch.ErrPolling):
+	return true, err
+}
+
+// watch watches the folder, if it is not watched already.
+func (c *Control) watch(name string) (another bool, err error) {
+	another, err = c.watcher.Add(filepath.Join(c.config.Rundir.Path(), name), name)
+	if errors.Is(err, watch.ErrPolling) {
 		c.watchless(err)
-	default:
-		// It may have been removed again this instant: its bell is gone.
-		c.again[name] = time.Now().Add(unfilled)
+		err = nil
 	}
+	if err == nil && !another && c.polls {
+		_, err = os.Lstat(filepath.Join(c.config.Rundir.Path(), name))
+	}
+	return another, err
 }
 
 // look reads a folder: the requests in it, then its lock.
@@ -221,28 +238,32 @@ func (c *Control) look(name string) {
 	if !ok {
 		return
 	}
-	f, err := c.config.Rundir.Folder(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		// rm -r of the folder starts the service.
-		k.lock, k.half = rundir.Stamp{}, time.Time{}
-		c.open(name)
-		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
+	another, err := c.open(name)
+	if err != nil {
+		c.again[name] = time.Now().Add(unfilled)
 		return
 	}
+	if another && !k.fresh {
+		// rm -r of the folder starts the service. The actor may have made
+		// it anew before we could see that it was missing.
+		*k = folder{}
+		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
+	}
+	k.fresh = false
+	f, err := c.config.Rundir.Folder(name)
 	if err != nil {
 		c.again[name] = time.Now().Add(unfilled)
 		return
 	}
 	defer f.Close()
-	half := c.requests(name, k, f)
-	half = c.lock(name, k, f) || half
-	switch {
-	case !half:
+	empty := c.requests(name, k, f)
+	half := c.lock(name, k, f)
+	if !half {
 		k.half = time.Time{}
-	case k.half.IsZero():
+	} else if k.half.IsZero() {
 		k.half = time.Now()
-		fallthrough
-	default:
+	}
+	if half || empty {
 		c.again[name] = time.Now().Add(blink)
 	}
 }
@@ -253,30 +274,67 @@ func (c *Control) look(name string) {
 // there that its writer has not filled yet.
 func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool) {
 	for {
-		data, err := f.Read(rundir.Taken)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			if f.Rename(rundir.Control, rundir.Taken) != nil {
+		place, stamp := rundir.Taken, f.Stamp(rundir.Taken)
+		if stamp == (rundir.Stamp{}) {
+			k.empty = time.Time{}
+			place, stamp = rundir.Control, f.Stamp(rundir.Control)
+			switch {
+			case stamp == rundir.Stamp{}:
 				return false
-			}
-			continue
-		case err != nil:
-			c.refuse(name, "", "the request is "+rundir.ErrIrregular.Error())
-			if f.Discard(rundir.Taken) != nil {
+			case stamp.Mode&unix.S_IFMT == unix.S_IFDIR:
+				// It stays in its place: one that is not empty is its
+				// owner's to remove.
+			case f.Rename(rundir.Control, rundir.Taken) != nil:
 				return false
+			default:
+				continue
 			}
-			continue
-		case len(data) == 0 && (k.half.IsZero() || time.Since(k.half) < unfilled):
-			return true
 		}
-		request, err := ParseRequest(data)
-		if err != nil {
-			c.refuse(name, request.ID, err.Error())
-		} else {
-			c.act(name, k, f, request)
+		if stamp != k.stuck {
+			half, short := c.request(name, k, f, place)
+			if short {
+				c.again[name] = time.Now().Add(unfilled)
+			}
+			if half || short {
+				return half
+			}
 		}
-		f.Remove(rundir.Taken)
+		if f.Remove(place) != nil {
+			// A directory, or a file system that is read-only. It has been
+			// answered, and is not answered twice.
+			k.stuck = stamp
+			return false
+		}
+		k.stuck = rundir.Stamp{}
 	}
+}
+
+// request reads one request and answers it. half: its writer has not filled
+// it yet. short: it cannot be read for want of something.
+func (c *Control) request(name string, k *folder, f *rundir.Folder, place string) (half, short bool) {
+	data, err := f.Read(place)
+	switch {
+	case errors.Is(err, rundir.ErrIrregular), errors.Is(err, fs.ErrPermission):
+		c.refuse(name, "", "the request is "+rundir.ErrIrregular.Error())
+		return false, false
+	case err != nil:
+		return false, true
+	}
+	if len(data) == 0 {
+		if k.empty.IsZero() {
+			k.empty = time.Now()
+		}
+		if time.Since(k.empty) < unfilled {
+			return true, false
+		}
+	}
+	request, err := ParseRequest(data)
+	if err != nil {
+		c.refuse(name, request.ID, err.Error())
+	} else {
+		c.act(name, k, f, request)
+	}
+	return false, false
 }
 
 func (c *Control) refuse(name, id, why string) {

@@ -309,7 +309,7 @@ func (s *Scanner) watch() {
 	if s.watched && s.dir == (ID{uint64(st.Dev), uint64(st.Ino)}) {
 		return
 	}
-	err := s.watcher.Add(s.config.Dir+"/.", "")
+	_, err := s.watcher.Add(s.config.Dir+"/.", "")
 	if errors.Is(err, watch.ErrPolling) && !s.polls {
 		s.polls = true
 		s.config.Report(Watchless{err})

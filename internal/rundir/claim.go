@@ -36,12 +36,7 @@ type Claim struct {
 // RUNDIR/pid. It returns ErrRunning if there is one already. It does not
 // wait.
 func (d *Dir) Claim() (*Claim, error) {
-	own, err := d.make(private, 0o700)
-	if err != nil {
-		return nil, err
-	}
-	defer own.Close()
-	lock, err := own.claim("lock")
+	lock, err := d.lock()
 	if err != nil {
 		return nil, err
 	}
@@ -65,33 +60,26 @@ func (d *Dir) Claim() (*Claim, error) {
 	return &Claim{dir: d, lock: lock, pid: os.NewFile(uintptr(fd), Pid)}, nil
 }
 
-// claim locks a file of the daemon's own folder. A daemon that ends removes
-// the file while it holds the lock; so a lock counts only on the file that
-// still has the name.
-func (f *Folder) claim(name string) (*os.File, error) {
+// lock takes the lock that decides. A daemon that ends removes its folder, and
+// RUNDIR if it can: who meets it on its way out comes once more, or, without a
+// RUNDIR to come to, finds it still running.
+func (d *Dir) lock() (*os.File, error) {
 	for {
-		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		if err != nil {
-			return nil, f.err("open", name, err)
-		}
-		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			unix.Close(fd)
-			if err == unix.EWOULDBLOCK {
-				return nil, ErrRunning
-			}
-			return nil, f.err("lock", name, err)
-		}
-		var held, named unix.Stat_t
-		err = unix.Fstat(fd, &held)
+		own, err := d.make(private, 0o700)
 		if err == nil {
-			err = unix.Fstatat(f.fd, name, &named, unix.AT_SYMLINK_NOFOLLOW)
+			var lock *os.File
+			lock, err = own.seize("lock", ErrRunning)
+			own.Close()
+			if err == nil {
+				return lock, nil
+			}
 		}
-		if err == nil && held.Ino == named.Ino && held.Dev == named.Dev {
-			return os.NewFile(uintptr(fd), name), nil
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
 		}
-		unix.Close(fd)
-		if err != nil && err != unix.ENOENT {
-			return nil, f.err("stat", name, err)
+		var st unix.Stat_t
+		if err := unix.Fstat(int(d.file.Fd()), &st); err != nil || st.Nlink == 0 {
+			return nil, ErrRunning
 		}
 	}
 }
@@ -110,7 +98,10 @@ func (c *Claim) Release() error {
 	if own, err := c.dir.open(private); err == nil {
 		first = errors.Join(first, own.Remove("lock"))
 		own.Close()
-		first = errors.Join(first, c.dir.RemoveFolder(private))
+		// Without its lock it may be the next daemon's already.
+		if err := c.dir.RemoveFolder(private); !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+			first = errors.Join(first, err)
+		}
 	}
 	// RUNDIR may be a mount point or hold files of others: then it stays.
 	os.Remove(c.dir.path)

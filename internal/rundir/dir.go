@@ -294,25 +294,21 @@ func (f *Folder) Has(name string) bool {
 	return unix.Fstatat(f.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
-// Remove removes the files of these names; one that is not there is no error.
-// The first error is returned after all were tried.
+// Remove removes the files of these names, or empty directories in their
+// place; one that is not there is no error. The first error is returned after
+// all were tried.
 func (f *Folder) Remove(names ...string) error {
 	var first error
 	for _, name := range names {
-		if err := unix.Unlinkat(f.fd, name, 0); err != nil && err != unix.ENOENT && first == nil {
+		err := unix.Unlinkat(f.fd, name, 0)
+		if err == unix.EISDIR || err == unix.EPERM { // unlink(2) of Linux, of POSIX
+			err = unix.Unlinkat(f.fd, name, unix.AT_REMOVEDIR)
+		}
+		if err != nil && err != unix.ENOENT && first == nil {
 			first = f.err("remove", name, err)
 		}
 	}
 	return first
-}
-
-// Discard removes whatever has this name, if it is a file or an empty folder.
-func (f *Folder) Discard(name string) error {
-	err := f.Remove(name)
-	if err != nil && unix.Unlinkat(f.fd, name, unix.AT_REMOVEDIR) == nil {
-		return nil
-	}
-	return err
 }
 
 // Rename gives a file another name, replacing what had it.
@@ -354,19 +350,37 @@ func (f *Folder) Stamp(name string) Stamp {
 // (the daemon) or for as long as it runs (runsyssv), so that the two never
 // start the same service at once. ErrGrabbed says that somebody has it.
 // The lock goes with the returned file.
-func (f *Folder) Grab() (*os.File, error) {
-	fd, err := unix.Openat(f.fd, Guard, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, f.err("open", Guard, err)
-	}
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		unix.Close(fd)
-		if err == unix.EWOULDBLOCK {
-			return nil, ErrGrabbed
+func (f *Folder) Grab() (*os.File, error) { return f.seize(Guard, ErrGrabbed) }
+
+// seize makes a file, if it is missing, and locks it, or returns taken if
+// somebody else has. It does not wait. Whoever ends removes the file while he
+// holds the lock; so a lock counts only on the file that still has the name.
+func (f *Folder) seize(name string, taken error) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return nil, f.err("open", name, err)
 		}
-		return nil, f.err("lock", Guard, err)
+		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			unix.Close(fd)
+			if err == unix.EWOULDBLOCK {
+				return nil, taken
+			}
+			return nil, f.err("lock", name, err)
+		}
+		var held, named unix.Stat_t
+		err = unix.Fstat(fd, &held)
+		if err == nil {
+			err = unix.Fstatat(f.fd, name, &named, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		if err == nil && held.Ino == named.Ino && held.Dev == named.Dev {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		unix.Close(fd)
+		if err != nil && err != unix.ENOENT {
+			return nil, f.err("stat", name, err)
+		}
 	}
-	return os.NewFile(uintptr(fd), Guard), nil
 }
 
 // ErrGrabbed says that another program is starting or running the service.
@@ -377,8 +391,30 @@ var daemonFiles = []string{Pid, Syspid, State, Control, Taken, Guard, Ready, Sto
 
 // Sweep empties the folder of everything that sysmgr and its tools make and
 // removes it if nothing else is in it. With keepLock set a lock stays, and the
-// folder with it. What somebody else put there stays too.
+// folder with it. What somebody else put there stays too. So does all of a
+// folder whose guard is held: runsyssv runs the service there.
 func (d *Dir) Sweep(name string, keepLock bool) error {
+	f, err := d.Folder(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	guard, err := f.Grab()
+	if errors.Is(err, ErrGrabbed) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	return d.Clear(name, keepLock)
+}
+
+// Clear is Sweep for whoever holds the guard, and holds nothing after it.
+func (d *Dir) Clear(name string, keepLock bool) error {
 	f, err := d.Folder(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

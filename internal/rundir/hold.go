@@ -44,6 +44,11 @@ func (f *Folder) ReadHold() (Hold, Stamp) {
 		if stamp == (Stamp{}) {
 			stamp = f.Stamp(Lock)
 		}
+		if stamp == (Stamp{}) {
+			// Nothing is there: openat(2) is short of descriptors (EMFILE)
+			// before it looks.
+			return NoHold, stamp
+		}
 		return HoldDown, stamp
 	}
 	switch word := strings.TrimSpace(string(data)); word {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,13 +76,25 @@ func seconds(d time.Duration) string {
 	return strconv.FormatFloat(d.Seconds(), 'f', 3, 64)
 }
 
-// plain keeps a value on its line: control characters are escaped.
+// maxValue is how many bytes of a value are kept: all of them together must
+// stay below MaxFile. The longest that are worth it are KeptRequests ids.
+const maxValue = 2000
+
+// plain keeps a value on its line: control characters are escaped, and what
+// is too long, as the target of a link may be, ends in an ellipsis.
 func plain(value string) string {
-	if !strings.ContainsFunc(value, unicode.IsControl) {
+	if strings.ContainsFunc(value, unicode.IsControl) {
+		quoted := strconv.Quote(value)
+		value = quoted[1 : len(quoted)-1]
+	}
+	if len(value) <= maxValue {
 		return value
 	}
-	quoted := strconv.Quote(value)
-	return quoted[1 : len(quoted)-1]
+	end := maxValue
+	for end > maxValue-utf8.UTFMax && !utf8.RuneStart(value[end]) {
+		end--
+	}
+	return value[:end] + "…"
 }
 
 // ParseStatus reads a status file. Lines it does not understand are passed

@@ -43,14 +43,20 @@ func (w *Watcher) start(interested func(string) bool) error {
 }
 
 // Add watches the directory at path under key; a watch that key had is
-// replaced. A link is not followed; to follow one, let path end in "/.". A directory that is not there is fs.ErrNotExist. When the kernel
-// has no more watches (ENOSPC of inotify_add_watch(2)), the watcher falls
-// back to the clock for good and the error wraps ErrPolling. The caller reads
-// the directory after Add, not before.
-func (w *Watcher) Add(path, key string) error {
+// replaced. A link is not followed; to follow one, let path end in "/.". A
+// directory that is not there is fs.ErrNotExist. When the kernel has no more
+// watches (ENOSPC of inotify_add_watch(2)), the watcher falls back to the
+// clock for good and the error wraps ErrPolling. The caller reads the
+// directory after Add, not before.
+//
+// It tells whether this is another directory than the one that key had, which
+// a stat(2) does not always: file systems give the number of a directory that
+// was removed to the next one. So whoever watches a path adds it again at
+// each look, which costs next to nothing. Where it polls it never tells.
+func (w *Watcher) Add(path, key string) (another bool, err error) {
 	s := &w.sys
 	if s.file == nil {
-		return nil
+		return false, nil
 	}
 	s.table.Lock()
 	defer s.table.Unlock()
@@ -62,11 +68,15 @@ func (w *Watcher) Add(path, key string) error {
 				s.polling = true
 				w.wait.Go(w.poll)
 			}
-			return errors.Join(ErrPolling, err)
+			return false, errors.Join(ErrPolling, err)
 		}
-		return err
+		return false, err
 	}
-	if old, ok := s.wds[key]; ok && old != int32(wd) {
+	old, ok := s.wds[key]
+	if ok && old == int32(wd) {
+		return false, nil
+	}
+	if ok {
 		s.drop(old)
 	}
 	if other, ok := s.keys[int32(wd)]; ok && other != key {
@@ -74,7 +84,7 @@ func (w *Watcher) Add(path, key string) error {
 	}
 	s.keys[int32(wd)] = key
 	s.wds[key] = int32(wd)
-	return nil
+	return true, nil
 }
 
 func (s *system) drop(wd int32) {

@@ -13,7 +13,7 @@ var errNoInotify = errors.New("not on this platform")
 func (w *Watcher) start(func(string) bool) error { return errNoInotify }
 
 // Add does nothing here: the clock rings for everything.
-func (w *Watcher) Add(path, key string) error { return nil }
+func (w *Watcher) Add(path, key string) (another bool, err error) { return false, nil }
 
 // Remove does nothing here.
 func (w *Watcher) Remove(key string) {}
