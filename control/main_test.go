@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,6 +32,9 @@ func TestMain(m *testing.M) {
 	dir := os.Getenv("DIR")
 	switch os.Getenv(part) {
 	case "":
+		// Most of them wait for time to pass, and need no processor for that.
+		flag.Parse()
+		flag.Set("test.parallel", "24")
 		goleak.VerifyTestMain(m)
 	case "daemon":
 		claimAndHang(dir)

@@ -129,6 +129,7 @@ type Scanner struct {
 	known    map[string]seen // entries by name
 	refused  map[string]bool // names already told of
 	lost     bool            // the directory could not be read last time
+	opened   bool            // its mode has changed: each entry is checked anew
 }
 
 // seen is what the scanner remembers of an entry.
@@ -220,17 +221,17 @@ func (s *Scanner) stale() bool {
 		return true
 	}
 	stamp := rundir.StampOf(&st)
-	if s.lost || !s.watched || stamp != s.dirStamp || s.read.Sub(time.Unix(0, stamp.Mtime)) < fresh {
+	if s.lost || !s.watched || stamp != s.dirStamp || s.read.Sub(time.Unix(0, stamp.Mtime)).Abs() < fresh {
 		return true
 	}
 	for name, k := range s.known {
-		if k.entry.Bar != "" && s.look(name, k.entry) != k.entry {
+		if k.entry.Bar != "" && !k.kept && s.look(name, k.entry) != k.entry {
 			return true
 		}
 	}
 	if s.config.Restless != nil {
 		for _, name := range s.config.Restless() {
-			if k, ok := s.known[name]; ok && s.look(name, k.entry) != k.entry {
+			if k, ok := s.known[name]; ok && !k.kept && s.look(name, k.entry) != k.entry {
 				return true
 			}
 		}
@@ -243,8 +244,12 @@ func (s *Scanner) stale() bool {
 func (s *Scanner) look(name string, old Entry) Entry {
 	path := filepath.Join(s.config.Dir, name)
 	var st unix.Stat_t
-	if unix.Lstat(path, &st) != nil {
+	if err := unix.Lstat(path, &st); err == unix.ENOENT {
 		return Entry{}
+	} else if err != nil {
+		// It cannot be looked at, which does not make it go.
+		old.Gone = false
+		return old
 	}
 	e := Entry{Name: name, Stamp: Stamp{Link: rundir.StampOf(&st)}}
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
@@ -252,7 +257,7 @@ func (s *Scanner) look(name string, old Entry) Entry {
 			e.Stamp.File = rundir.StampOf(&st)
 		}
 	}
-	if e.Stamp == old.Stamp && old.Bar == "" {
+	if e.Stamp == old.Stamp && old.Bar == "" && !s.opened {
 		return e // what could be run can still be run
 	}
 	if err := program.Check(path); err != nil {
@@ -264,11 +269,12 @@ func (s *Scanner) look(name string, old Entry) Entry {
 // scan reads the whole directory and sends a snapshot if anything changed.
 func (s *Scanner) scan() {
 	start := time.Now()
-	s.watch()
+	another := s.watch()
 	var st unix.Stat_t
 	err := unix.Stat(s.config.Dir, &st)
+	gone := err != nil
 	var names []string
-	if err == nil {
+	if !gone {
 		names, err = list(s.config.Dir)
 	}
 	if err != nil {
@@ -277,11 +283,8 @@ func (s *Scanner) scan() {
 			s.lost = true
 			s.config.Report(Unreadable{err})
 		}
-		// What was just missed went with the directory.
-		for name, k := range s.known {
-			if !k.missing.IsZero() {
-				s.known[name] = seen{entry: k.entry, kept: true}
-			}
+		if gone && s.keepMissed() {
+			s.config.Send(s.snapshot())
 		}
 		return
 	}
@@ -289,32 +292,48 @@ func (s *Scanner) scan() {
 		s.lost = false
 		s.config.Report(Found{})
 	}
-	dir := ID{uint64(st.Dev), uint64(st.Ino)}
-	moved := s.dir != dir && s.dir != ID{}
-	s.dir, s.dirStamp, s.read = dir, rundir.StampOf(&st), start
-	changed := s.merge(names, moved, start) || s.first
+	dir, stamp := ID{uint64(st.Dev), uint64(st.Ino)}, rundir.StampOf(&st)
+	// A new directory may have the number of the one that was removed.
+	other := s.dir != dir
+	moved := (other || another) && s.dir != ID{}
+	s.opened = stamp.Mode != s.dirStamp.Mode
+	s.dir, s.dirStamp, s.read = dir, stamp, start
+	changed, kept := s.merge(names, moved, start)
+	if moved && (other || len(kept) > 0) {
+		s.config.Report(Replaced{kept})
+	}
+	s.opened = false
+	changed = changed || s.first
 	if changed {
 		s.config.Send(s.snapshot())
 	}
 	s.config.Report(Scanned{Entries: len(s.known), Took: time.Since(start), Changed: changed})
 }
 
-// watch puts the watch on the directory if it is not there. It comes before
-// the reading, so that nothing falls between the two.
-func (s *Scanner) watch() {
-	var st unix.Stat_t
-	if unix.Stat(s.config.Dir, &st) != nil {
-		return
+// keepMissed keeps what was just missed, which went with the directory, and
+// tells whether there was anything.
+func (s *Scanner) keepMissed() (found bool) {
+	for name, k := range s.known {
+		if !k.missing.IsZero() {
+			k.entry.Gone = false
+			s.known[name] = seen{entry: k.entry, kept: true}
+			found = true
+		}
 	}
-	if s.watched && s.dir == (ID{uint64(st.Dev), uint64(st.Ino)}) {
-		return
-	}
-	_, err := s.watcher.Add(s.config.Dir+"/.", "")
+	return found
+}
+
+// watch puts the watch on the directory and tells whether it is another than
+// the one that was watched. It comes before the reading, so that nothing falls
+// between the two.
+func (s *Scanner) watch() (another bool) {
+	another, err := s.watcher.Add(s.config.Dir+"/.", "")
 	if errors.Is(err, watch.ErrPolling) && !s.polls {
 		s.polls = true
 		s.config.Report(Watchless{err})
 	}
 	s.watched = err == nil || s.polls
+	return another
 }
 
 func list(dir string) ([]string, error) {
@@ -328,9 +347,8 @@ func list(dir string) ([]string, error) {
 
 // merge brings what is known up to date with the names that are there, and
 // tells whether that changed anything. moved says that they are those of
-// another directory than last time.
-func (s *Scanner) merge(names []string, moved bool, now time.Time) bool {
-	changed := false
+// another directory than last time; kept are the services that are not in it.
+func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool, kept []string) {
 	here := make(map[string]bool, len(names))
 	for _, name := range names {
 		if rundir.Ignored(name) {
@@ -365,16 +383,21 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) bool {
 	}
 	maps.DeleteFunc(s.refused, func(name string, _ bool) bool { return !slices.Contains(names, name) })
 
-	var kept []string
 	for name, k := range s.known {
 		if here[name] || k.kept && !moved {
 			continue
 		}
 		switch {
+		case !k.young.IsZero():
+			delete(s.known, name) // it was never told of
+			continue
 		case moved:
 			// What ran in the directory that was here before runs on.
-			k.kept, k.missing, k.entry.Gone = true, time.Time{}, false
 			kept = append(kept, name)
+			if k.kept {
+				continue
+			}
+			k.kept, k.missing, k.entry.Gone = true, time.Time{}, false
 		case k.missing.IsZero():
 			k.missing, k.entry.Gone = now, true
 		case now.Sub(k.missing) >= Grace:
@@ -387,11 +410,8 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) bool {
 		s.known[name] = k
 		changed = true
 	}
-	if moved {
-		slices.Sort(kept)
-		s.config.Report(Replaced{kept})
-	}
-	return changed
+	slices.Sort(kept)
+	return changed, kept
 }
 
 // nextLook is when a missing entry is gone for good or a young one is to be
