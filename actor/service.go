@@ -174,10 +174,16 @@ func (s *Service) Run(first Want) {
 	s.timer.Stop()
 	s.begin(first)
 	for !s.retired {
+		// Both may be ready at once, and select takes either: the exit comes
+		// first, because an empty group means nothing before it.
+		drained := s.process.Drained
+		if s.process.Exited != nil {
+			drained = nil
+		}
 		select {
 		case exit := <-s.process.Exited:
 			s.exited(exit)
-		case <-s.process.Drained:
+		case <-drained:
 			s.process.Drained = nil
 			s.handle(Event{Kind: Drained}, false)
 		case <-s.timer.C:
