@@ -14,9 +14,13 @@ const inside = "SYSMGR_RIG_INSIDE"
 
 // Main is for TestMain. It runs the tests in a PID namespace of their own, if
 // we are root and the kernel lets us, and removes what was built for them.
-func Main(m *testing.M) {
+// Then it calls what is to be done after the tests.
+func Main(m *testing.M, after ...func()) {
 	enter()
 	code := m.Run()
+	for _, do := range after {
+		do()
+	}
 	if built.dir != "" {
 		os.RemoveAll(built.dir)
 	}

@@ -414,13 +414,16 @@ func (r *Rig) owns(pid int, name string) bool {
 }
 
 // Kill kills a process of this rig, and no other that may have got its number.
-func (r *Rig) Kill(pid int) {
+// It returns when that was, by rundir.Clock.
+func (r *Rig) Kill(pid int) (at time.Duration) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return
+		return rundir.Clock()
 	}
 	defer unix.Close(fd)
 	if r.owns(pid, "") {
+		at = rundir.Clock()
 		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}
+	return at
 }
