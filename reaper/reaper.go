@@ -162,18 +162,40 @@ func forkers() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 // among them.
 func (r *Reaper) reap() (mainEnded bool) {
 	for {
-		r.mu.Lock()
+		ended, strangers, more := r.reapSome()
+		mainEnded = mainEnded || ended
+		for _, s := range strangers {
+			r.report(s)
+		}
+		if !more {
+			return mainEnded
+		}
+	}
+}
+
+// some is how many children are reaped at one time. Then the groups that may
+// have lost their last process are looked at, once for all of them: to look
+// after each would be a thousand times a thousand when services that leave
+// children behind are stopped together. It must be done before mu is given
+// back, while no number of an empty group can have a new owner; and others
+// want mu too.
+const some = 256
+
+// reapSome takes some children that have ended. It tells whether there may be
+// more.
+func (r *Reaper) reapSome() (mainEnded bool, strangers []Reaped, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	orphaned := false
+	for range some {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
 		if err == syscall.EINTR {
-			r.mu.Unlock()
 			continue
 		}
-		if err != nil || pid <= 0 {
-			r.mu.Unlock()
-			return mainEnded
+		if more = err == nil && pid > 0; !more {
+			break
 		}
-		stranger := false
 		switch c, known := r.main[pid]; {
 		case known:
 			delete(r.main, pid)
@@ -181,16 +203,16 @@ func (r *Reaper) reap() (mainEnded bool) {
 			mainEnded = true
 		case r.forking > 0:
 			r.early[pid] = earlyExit{status, r.forks}
-			r.drain()
+			orphaned = true
 		default:
-			stranger = true
-			r.drain()
-		}
-		r.mu.Unlock()
-		if stranger {
-			r.report(Reaped{Pid: pid, Status: status})
+			strangers = append(strangers, Reaped{Pid: pid, Status: status})
+			orphaned = true
 		}
 	}
+	if orphaned {
+		r.drain()
+	}
+	return mainEnded, strangers, more
 }
 
 // route hands an exit to its owner. Called with mu held; it does not block,
@@ -204,7 +226,7 @@ func (r *Reaper) route(pid int, c *child, status syscall.WaitStatus) {
 }
 
 // drain looks whether a group that had lost its main process is empty now.
-// Called with mu held, after a process was reaped that may have been in one.
+// Called with mu held, after processes were reaped that may have been in one.
 func (r *Reaper) drain() {
 	for group, c := range r.draining {
 		if empty(group) {
@@ -224,13 +246,13 @@ func empty(group int) bool { return unix.Kill(-group, 0) == unix.ESRCH }
 // left counts as empty: they hold nothing, and who should reap them may never
 // do it.
 func (r *Reaper) Probe(group int, hard bool) {
+	// The process table is read without mu, which reaping needs. It may be
+	// old then, but who is dead does not come to life, and nobody joins a
+	// group from outside its session (setpgid(2)).
+	dead := hard && onlyZombies(group)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c, ok := r.draining[group]
-	if !ok {
-		return
-	}
-	if empty(group) || hard && onlyZombies(group) {
+	if c, ok := r.draining[group]; ok && (dead || empty(group)) {
 		delete(r.draining, group)
 		close(c.drained)
 	}
