@@ -248,7 +248,7 @@ func (b *bench) write(name, file, content string) {
 // expect waits, for a nanosecond, until nothing moves and compares the phase.
 func (b *bench) expect(name, phase string) rundir.Status {
 	b.t.Helper()
-	time.Sleep(1) // what is due now may happen
+	time.Sleep(time.Nanosecond) // what is due now may happen
 	synctest.Wait()
 	s := b.status(name)
 	if s.Phase != phase {

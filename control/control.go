@@ -200,6 +200,9 @@ func (c *Control) answer() {
 			delete(c.folders, k.name)
 			delete(c.again, k.name)
 			c.watcher.Remove(k.name)
+			// A look that was late may have made the folder anew, which its
+			// actor had removed after it asked us to forget it.
+			c.config.Rundir.RemoveFolder(k.name)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,26 @@ func closeOnExec() {
 			if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
 				unix.CloseOnExec(fd)
 			}
+		}
+	}
+}
+
+// internalSignals are those that a C library keeps for itself, and that
+// posix_spawn(3) of glibc leaves ignored in what it starts (make, for one):
+// SIGCANCEL and SIGSETXID, see nptl(7). The Go runtime takes no notice of
+// them, so they alone would reach our services ignored.
+var internalSignals = [...]uintptr{32, 33}
+
+// resetInternalSignals sets those of them that are ignored to their default,
+// by rt_sigaction(2), whose structure begins with the handler.
+func resetInternalSignals() {
+	const ignored = 1
+	size := uintptr(8) // of the kernel's signal set
+	for _, sig := range internalSignals {
+		var now, none [8]uintptr
+		_, _, err := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&now)), size, 0, 0)
+		if err == 0 && now[0] == ignored {
+			unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&none)), 0, size, 0, 0)
 		}
 	}
 }

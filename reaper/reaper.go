@@ -107,6 +107,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		return nil, err
 	}
 	closeOnExec()
+	resetInternalSignals()
 	return &Reaper{
 		report:   report,
 		null:     null,
