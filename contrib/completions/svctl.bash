@@ -26,7 +26,7 @@ _sysmgr_names() {
 # _sysmgr_word: the word under the cursor in $word, which COMP_WORDS may have
 # in pieces, and the words before it in $words.
 _sysmgr_word() {
-	local line=${COMP_LINE:0:COMP_POINT} pattern='^[[:space:]]*(([^[:space:]\\]|\\.|\\$)*)(.*)$'
+	local line=${COMP_LINE:0:COMP_POINT} pattern='^[[:space:]]*(([^[:space:]\\]|\\.)*\\?)(.*)$'
 	words=()
 	while [[ $line =~ $pattern && -n ${BASH_REMATCH[3]} ]]; do
 		words+=("${BASH_REMATCH[1]}")
