@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sysmgr/internal/rundir"
 	"sysmgr/internal/watch"
 )
@@ -260,6 +262,9 @@ func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool)
 				return false
 			}
 			continue
+		case short(err):
+			c.again[name] = time.Now().Add(unfilled)
+			return false
 		case err != nil:
 			c.refuse(name, "", "the request is "+rundir.ErrIrregular.Error())
 			if f.Remove(rundir.Taken) != nil {
@@ -277,6 +282,12 @@ func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool)
 		}
 		f.Remove(rundir.Taken)
 	}
+}
+
+// short tells whether something could not be read for want of a descriptor or
+// of memory, which says nothing about the file.
+func short(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 func (c *Control) refuse(name, id, why string) {
