@@ -48,6 +48,7 @@ type Config struct {
 	Attend, Forget func(name string)
 
 	restless restless
+	turns    turns
 }
 
 // restless is the set of services in back-off. It is the one thing that
@@ -69,6 +70,24 @@ func (r *restless) set(name string, in bool) {
 	}
 	r.names[name] = struct{}{}
 }
+
+// turns bounds how many services are between taking their guard and giving it
+// back: each has a descriptor open, and every open descriptor makes each fork
+// dearer. It is some more than are forked at once, so that a fork never waits
+// for a service that is only publishing.
+type turns struct {
+	once sync.Once
+	free chan struct{}
+}
+
+const mostTurns = 16
+
+func (t *turns) take() {
+	t.once.Do(func() { t.free = make(chan struct{}, mostTurns) })
+	t.free <- struct{}{}
+}
+
+func (t *turns) giveBack() { <-t.free }
 
 // Order is a message to an actor: an event, and what came with it.
 type Order struct {
@@ -139,6 +158,7 @@ type Service struct {
 	process reaper.Process
 	drained <-chan struct{} // the process's, from its exit on: before that it is no news
 	timer   *time.Timer
+	turn    bool     // it has one of config.turns, as long as a guard may be held
 	guard   *os.File // held from before a fork until the state is published
 
 	shownPid  int      // what the pid files say
@@ -336,18 +356,28 @@ func (s *Service) handle(e Event, show bool) {
 		s.config.restless.set(s.name, s.state.Phase == Backoff)
 	}
 	if s.retired {
+		s.letGo()
 		s.config.Report(Changed{s.name, first, before, s.state})
 		return
 	}
 	if show || s.unwritten || s.state.Phase != s.shown.Phase || s.state.Want != s.shown.Want || changed(s.shown, s.state) {
 		s.publish()
 	}
+	s.letGo()
+	if changed(before, s.state) {
+		s.config.Report(Changed{s.name, first, before, s.state})
+	}
+}
+
+// letGo ends what spawn began.
+func (s *Service) letGo() {
 	if s.guard != nil {
 		s.guard.Close()
 		s.guard = nil
 	}
-	if changed(before, s.state) {
-		s.config.Report(Changed{s.name, first, before, s.state})
+	if s.turn {
+		s.config.turns.giveBack()
+		s.turn = false
 	}
 }
 
@@ -394,6 +424,10 @@ func (s *Service) arm() {
 // spawn starts the process and returns the answer to Step's question. Until
 // it has it, the actor listens to nothing else: orders wait in the mailbox.
 func (s *Service) spawn() Event {
+	if !s.turn {
+		s.config.turns.take()
+		s.turn = true
+	}
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
 		if !s.config.Foreground {
 			guard, err := f.Grab()

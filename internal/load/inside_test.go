@@ -110,6 +110,7 @@ func published(r *rig.Rig, phase string) (count int) {
 }
 
 func TestNothingInsideTheDaemonOutlivesItsServices(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(alone) == "" {
 		self, err := os.Executable()
 		if err != nil {

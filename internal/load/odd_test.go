@@ -121,6 +121,7 @@ wait
 // The child is in the service's group and keeps the service's lock: a next
 // copy would find it.
 func TestWhatDoubleForkLeavesInTheGroupEndsBeforeTheNextStart(t *testing.T) {
+	t.Parallel()
 	for _, child := range []struct{ name, plan string }{
 		{"willing", "child life=1"},
 		{"slow", "child life=1 deaf=700"},

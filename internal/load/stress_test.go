@@ -266,6 +266,7 @@ func (c crowd) taken(orders []order) map[string][]rig.Line {
 // as they like: no service ever runs twice, no order is lost, and in the end
 // each service is where its last order wants it.
 func TestEveryServiceObeysItsLastOrderAndNoneRunsTwice(t *testing.T) {
+	t.Parallel()
 	const services, clients = 20, 4
 	count := int(setting(t, "LOAD_OPS", 2400))
 	seed := setting(t, "LOAD_SEED", uint64(time.Now().UnixNano()))
