@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sysmgr/internal/rundir"
+	"sysmgr/internal/watch"
 )
 
 // withOneDescriptor runs something while one descriptor is free: enough to
@@ -59,6 +60,10 @@ func TestNothingIsMadeOfFilesThatCannotBeReadForWantOfDescriptors(t *testing.T) 
 		Deliver: func(m Message) { got = append(got, m) },
 		Report:  func(Fact) {},
 	})
+	if c.watcher, err = watch.New(nil); err != nil {
+		t.Fatal(err)
+	}
+	defer c.watcher.Close()
 	c.folders["web"] = &folder{}
 
 	withOneDescriptor(t, func() { c.look("web") })

@@ -64,9 +64,15 @@ func unblockSignals() {
 
 // stat is what /proc/<pid>/stat says of a process, as far as it is of use.
 type stat struct {
-	state byte // Z is a zombie
-	group int
+	state   byte // Z is a zombie, if there are no other threads
+	group   int
+	threads int
 }
+
+// dead tells whether a process has ended and is merely not reaped. One whose
+// first thread has ended says Z too, and runs on in the others, with all its
+// files.
+func (s stat) dead() bool { return (s.state == 'Z' || s.state == 'X') && s.threads <= 1 }
 
 // readStat reads /proc/<pid>/stat (proc_pid_stat(5)). The name of the program
 // may hold anything, so the fields are counted from the last parenthesis.
@@ -76,27 +82,35 @@ func readStat(pid string) (stat, bool) {
 		return stat{}, false
 	}
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 3 {
+	if len(fields) < 18 {
 		return stat{}, false
 	}
 	group, err := strconv.Atoi(string(fields[2]))
-	return stat{state: fields[0][0], group: group}, err == nil
+	if err != nil {
+		return stat{}, false
+	}
+	threads, err := strconv.Atoi(string(fields[17]))
+	return stat{state: fields[0][0], group: group, threads: threads}, err == nil
 }
 
 // onlyZombies tells whether every member of a group is dead and merely not
 // reaped. It reads the whole process table: only for what KILL did not end.
+// Where there is no table to read, it cannot tell.
 func onlyZombies(group int) bool {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return false
 	}
 	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
+	names, err := dir.Readdirnames(-1)
+	if _, ok := readStat("self"); err != nil || !ok {
+		return false
+	}
 	for _, name := range names {
 		if name[0] < '0' || name[0] > '9' {
 			continue
 		}
-		if s, ok := readStat(name); ok && s.group == group && s.state != 'Z' && s.state != 'X' {
+		if s, ok := readStat(name); ok && s.group == group && !s.dead() {
 			return false
 		}
 	}
@@ -110,21 +124,22 @@ const orphanDelay = time.Second
 // orphans remembers which escaped processes have been told of.
 type orphans map[int]struct{}
 
-// findEscaped reports children that no service owns: processes that left
-// their service's group and came to us when it ended. It reads the lists of
+// findEscaped reports children that are in no service's group: processes that
+// left theirs and came to us when it ended. It reads the lists of
 // /proc/self/task/<tid>/children (proc_tid_children(5)), which kernels
-// without CONFIG_PROC_CHILDREN do not have: then nothing is reported.
-func (r *Reaper) findEscaped() {
+// without CONFIG_PROC_CHILDREN do not have: then nothing is reported. It tells
+// whether it could look: not while a child is being started, which looks like
+// a stranger.
+func (r *Reaper) findEscaped() bool {
 	if !r.sub {
-		return
+		return true
 	}
-	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	r.mu.Lock()
 	if r.forking > 0 {
-		// A child that is being started looks like a stranger.
 		r.mu.Unlock()
-		return
+		return false
 	}
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	var strangers []int
 	for _, list := range lists {
 		data, err := os.ReadFile(list)
@@ -138,7 +153,10 @@ func (r *Reaper) findEscaped() {
 			}
 		}
 	}
-	groups := make(map[int]bool, len(r.draining))
+	groups := make(map[int]bool, len(r.main)+len(r.draining))
+	for group := range r.main {
+		groups[group] = true
+	}
 	for group := range r.draining {
 		groups[group] = true
 	}
@@ -147,7 +165,7 @@ func (r *Reaper) findEscaped() {
 	seen := make(orphans, len(strangers))
 	for _, pid := range strangers {
 		s, ok := readStat(strconv.Itoa(pid))
-		if !ok || s.state == 'Z' || groups[s.group] {
+		if !ok || s.dead() || groups[s.group] {
 			continue
 		}
 		seen[pid] = struct{}{}
@@ -156,6 +174,7 @@ func (r *Reaper) findEscaped() {
 		}
 	}
 	r.orphans = seen
+	return true
 }
 
 // serviceOf is the name of the service that a process came from, as its

@@ -40,6 +40,12 @@ type Process struct {
 	Drained <-chan struct{}
 }
 
+// early is an exit that is kept for a fork.
+type early struct {
+	status syscall.WaitStatus
+	forks  uint64 // how many had begun by then
+}
+
 // child is the reaper's side of a Process.
 type child struct {
 	exited  chan Exit
@@ -82,7 +88,7 @@ type Reaper struct {
 type Fact interface{ fact() }
 
 // Reaped is told of a process that nobody here started: an orphan that came
-// to us. Service is its name if the process still said so, else empty.
+// to us.
 type Reaped struct {
 	Pid    int
 	Status syscall.WaitStatus
@@ -90,6 +96,7 @@ type Reaped struct {
 
 // Escaped is told once of a process that left its service's process group
 // (a daemon that called setsid) and was still there when the service ended.
+// Service is its name if the process still says so, else empty.
 type Escaped struct {
 	Pid     int
 	Service string
@@ -141,14 +148,18 @@ func (r *Reaper) Run(ctx context.Context) error {
 
 	look := time.NewTimer(time.Hour)
 	look.Stop()
+	waiting := false // for look: it is not put off by the next end
 	for {
-		if r.reap() {
+		if r.reap() && !waiting {
 			look.Reset(orphanDelay)
+			waiting = true
 		}
 		select {
 		case <-chld:
 		case <-look.C:
-			r.findEscaped()
+			if waiting = !r.findEscaped(); waiting {
+				look.Reset(orphanDelay)
+			}
 		case <-ctx.Done():
 			return nil
 		}
@@ -159,8 +170,8 @@ func (r *Reaper) Run(ctx context.Context) error {
 // processor (GOMAXPROCS) until the child has executed; one must stay free.
 func forkers() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 
-// reap takes every child that has ended. It tells whether a main process was
-// among them.
+// reap takes every child that has ended. It tells whether a main process was,
+// or may have been, among them.
 func (r *Reaper) reap() (mainEnded bool) {
 	for {
 		ended, strangers, more := r.reapSome()
@@ -204,7 +215,7 @@ func (r *Reaper) reapSome() (mainEnded bool, strangers []Reaped, more bool) {
 			mainEnded = true
 		case r.forking > 0:
 			r.early[pid] = earlyExit{status, r.forks}
-			orphaned = true
+			orphaned, mainEnded = true, true
 		default:
 			strangers = append(strangers, Reaped{Pid: pid, Status: status})
 			orphaned = true

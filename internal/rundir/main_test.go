@@ -136,7 +136,7 @@ func sparse(path string, size int64) error {
 
 // socket binds through a descriptor, because sun_path is short.
 func socket(path string) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return err
 	}
