@@ -18,55 +18,49 @@ import (
 // stand in for it, and the runtime's monitor looks around a few times before
 // it goes back to sleep. Measured: 2 to 4 switches for a look, and 0.03 a
 // second besides. A ticker of 100 ms would be 490 in the time measured here.
+//
+// On a busy machine a look is interrupted and costs up to 30. So a daemon is
+// at rest if it is so in one of a few stretches of time: work that it makes
+// for itself would be in all of them.
 func TestDaemonAtRestDoesNothingButTheSlowCheck(t *testing.T) {
 	t.Parallel()
 	const (
-		count    = 1000
-		measured = 10 * time.Second
-		quiet    = scanner.Slow + time.Second
-		perLook  = 10
-		ticks    = 4 // of 10 ms; two of them may come of rounding
+		count     = 1000
+		stretch   = 10 * time.Second
+		stretches = 5
+		looks     = int(stretch/scanner.Slow) + 1
+		switches  = looks * 10
+		ticks     = 4 // of 10 ms; two of them may come of rounding
 	)
-	looks := func(d time.Duration) int { return int(d/scanner.Slow) + 1 }
 	r := rig.New(t, rig.Plain)
 	names := sleepers(r, count)
 	r.Start()
 	r.Await("up", up, names...)
+	// At the first look the directory is still so new that it is read again.
+	time.Sleep(time.Until(r.Begun().Add(scanner.Slow + time.Second)))
 
-	// Between two moments at which the daemon is at rest nobody can say what
-	// it did but these counts.
-	during := func(d time.Duration) (switches, ticks int) {
-		before := r.Usage()
-		time.Sleep(d)
+	before := r.Usage()
+	for i := range stretches {
+		time.Sleep(stretch)
 		after := r.Usage()
-		return after.Switches - before.Switches, after.Ticks - before.Ticks
-	}
-	// At the first look the directory is still so new that it is read again:
-	// that is a scan of all entries, and not yet rest.
-	for deadline := time.Now().Add(rig.Patience); ; {
-		if switches, _ := during(quiet); switches <= looks(quiet)*perLook {
+		switched, used := after.Switches-before.Switches, after.Ticks-before.Ticks
+		t.Logf("%d services, %s: %d context switches, %d ticks of CPU (most: %d for %d looks, %d ticks)",
+			count, stretch, switched, used, switches, looks, ticks)
+		if switched <= switches && used <= ticks {
 			break
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("the daemon does not come to rest")
+		if i == stretches-1 {
+			t.Errorf("context switches and ticks of CPU in each of %d times %s: got %d, %d in the last, want at most %d, %d",
+				stretches, stretch, switched, used, switches, ticks)
 		}
-	}
-	bound := looks(measured) * perLook
-	switches, used := during(measured)
-	t.Logf("%d services, %s: %d context switches, %d ticks of CPU (bound: %d looks of %d switches, %d ticks)",
-		count, measured, switches, used, looks(measured), perLook, ticks)
-	if switches > bound {
-		t.Errorf("context switches in %s: got %d, want at most %d", measured, switches, bound)
-	}
-	if used > ticks {
-		t.Errorf("ticks of CPU in %s: got %d, want at most %d", measured, used, ticks)
+		before = after
 	}
 
 	// The counts can say otherwise: work that is asked for shows in them.
-	before := r.Usage()
+	before = r.Usage()
 	r.Until("as many switches as are forbidden", func() bool {
 		r.Daemon.Signal(unix.SIGHUP)
-		return r.Usage().Switches-before.Switches > bound
+		return r.Usage().Switches-before.Switches > switches
 	})
 	r.End()
 }

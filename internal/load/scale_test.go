@@ -62,7 +62,7 @@ func TestFiveThousandServicesStartAreListedAndStopWithoutATrace(t *testing.T) {
 	}
 	stage("svctl -j status")
 
-	r.Must(append([]string{"stop"}, names...)...)
+	r.Must(append([]string{"-w", "120", "stop"}, names...)...)
 	stage("svctl stop of all")
 	out, code := r.Svctl("status")
 	if got := strings.Count(out, ": DOWN "); code != 1 || got != count {

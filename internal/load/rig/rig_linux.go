@@ -22,7 +22,7 @@ import (
 
 // Patience is how long anything may take that is not itself the subject: the
 // machine may be busy with other things.
-const Patience = 60 * time.Second
+const Patience = 2 * time.Minute
 
 // mark is the variable that every process of a rig has in its environment.
 const mark = "SYSMGR_RIG"
