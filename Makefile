@@ -24,8 +24,17 @@ TARGETS  = freebsd openbsd netbsd darwin
 LDFLAGS  = -s -w -X sysmgr/internal/cli.defaultSysdir=$(SYSDIR) -X sysmgr/internal/cli.defaultRundir=$(RUNDIR)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-all:
+all: $(BIN)/sysmgr
+
+# Built anew when a source is newer or the flags are others than last time, so
+# that 'make install', as root, needs no Go after 'make'.
+$(BIN)/sysmgr: $(BIN)/.flags go.mod go.sum $(shell find cmd actor reaper scanner control internal -name '*.go')
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
+	@touch '$@'
+
+$(BIN)/.flags: always
+	@mkdir -p '$(BIN)'
+	@echo "$(LDFLAGS)" | cmp -s - '$@' || echo "$(LDFLAGS)" >'$@'
 
 run: all
 	@sh contrib/try/run.sh '$(BIN)'
@@ -79,4 +88,4 @@ dist:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: all run test check format vet staticcheck manuals cross bench install uninstall dist clean
+.PHONY: always all run test check format vet staticcheck manuals cross bench install uninstall dist clean

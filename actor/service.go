@@ -278,7 +278,11 @@ func (s *Service) order(o Order) {
 		o.Refused = "it is not running"
 	}
 	if o.Refused != "" {
-		s.refused = o.ID + " " + o.Refused
+		id := o.ID
+		if id == "" {
+			id = "-"
+		}
+		s.refused = id + " " + o.Refused
 		s.publish()
 		return
 	}

@@ -17,7 +17,11 @@ import (
 // Its whole table is shown in sysmgr-states(7).
 func Step(s State, e Event) (State, []Effect) {
 	if s.Want == WantGone && e.Kind <= Signal {
-		return s, nil // orders for what is going away are void
+		// Orders for what is going away are void; but KILL makes it quick.
+		if e.Kind == Kill && s.Phase == Stopping && s.Killed.IsZero() {
+			return s.kill(e)
+		}
+		return s, nil
 	}
 	switch e.Kind {
 	case Start:

@@ -101,7 +101,7 @@ func (v *Supervisor) Run() {
 			case snapshot:
 				v.found(m)
 			case delivery:
-				if s, ok := v.services[m.name]; ok && !v.closing {
+				if s, ok := v.services[m.name]; ok {
 					s.service.Tell(m.order)
 				}
 			case retirement:

@@ -30,18 +30,15 @@ func closeOnExec() {
 	}
 }
 
-// internalSignals are those that a C library keeps for itself, and that
-// posix_spawn(3) of glibc leaves ignored in what it starts (make, for one):
-// SIGCANCEL and SIGSETXID, see nptl(7). The Go runtime takes no notice of
-// them, so they alone would reach our services ignored.
-var internalSignals = [...]uintptr{32, 33}
-
-// resetInternalSignals sets those of them that are ignored to their default,
-// by rt_sigaction(2), whose structure begins with the handler.
-func resetInternalSignals() {
+// resetIgnored sets every signal that is still ignored to its default, by
+// rt_sigaction(2), whose structure begins with the handler. Those that the Go
+// runtime handles are not ignored any more; but it takes no notice of CONT and
+// of those that a C library keeps for itself (SIGCANCEL, SIGSETXID: nptl(7)),
+// which posix_spawn(3) of glibc leaves ignored in what it starts, as make is.
+func resetIgnored() {
 	const ignored = 1
 	size := uintptr(8) // of the kernel's signal set
-	for _, sig := range internalSignals {
+	for sig := uintptr(1); sig <= 64; sig++ {
 		var now, none [8]uintptr
 		_, _, err := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&now)), size, 0, 0)
 		if err == 0 && now[0] == ignored {

@@ -19,7 +19,7 @@ func closeOnExec() {
 	}
 }
 
-func resetInternalSignals() {}
+func resetIgnored() {}
 
 // Without pthread_sigmask at hand, a blocked signal that we inherited is
 // passed on.

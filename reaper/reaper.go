@@ -114,7 +114,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		return nil, err
 	}
 	closeOnExec()
-	resetInternalSignals()
+	resetIgnored()
 	return &Reaper{
 		report:   report,
 		null:     null,

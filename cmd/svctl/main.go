@@ -74,7 +74,7 @@ func run(args []string) int {
 	wait := set.String("w", "60", "")
 	set.BoolVar(&s.quiet, "q", false, "")
 	set.BoolVar(&s.json, "j", false, "")
-	if code, done := program.Parse(set, spread(args)); done {
+	if code, done := program.Parse(set, args); done {
 		return code
 	}
 	var ok bool
@@ -109,30 +109,6 @@ func run(args []string) int {
 		s.pursue(plan, valid)
 	}
 	return s.code
-}
-
-// spread takes letters apart that were written together, -qj for -q -j, which
-// package flag does not.
-func spread(args []string) []string {
-	var out []string
-	for i, arg := range args {
-		if arg == "--" || len(arg) < 2 || arg[0] != '-' {
-			return append(out, args[i:]...)
-		}
-		for len(arg) > 2 && strings.IndexByte("qjhV", arg[1]) >= 0 {
-			out = append(out, arg[:2])
-			arg = "-" + arg[2:]
-		}
-		if len(arg) > 2 && arg[1] == 'w' {
-			out = append(out, "-w", strings.TrimPrefix(arg[2:], "="))
-			continue
-		}
-		out = append(out, arg)
-		if arg == "-w" && i+1 < len(args) {
-			return append(append(out, args[i+1]), spread(args[i+2:])...)
-		}
-	}
-	return out
 }
 
 // plan is what a verb comes to.
@@ -263,6 +239,9 @@ func (s *session) pursue(p plan, names []string) {
 			now := "not taken up by sysmgr yet"
 			if v := t.View(); v.Phase != "" {
 				now = "still " + v.Phase
+				if len(v.Waiting) > 0 {
+					now = "still waiting for " + strings.Join(v.Waiting, ", ")
+				}
 				if v.Cause != "" {
 					now += " (" + v.Cause + ")"
 				}
