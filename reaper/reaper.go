@@ -40,12 +40,6 @@ type Process struct {
 	Drained <-chan struct{}
 }
 
-// early is an exit that is kept for a fork.
-type early struct {
-	status syscall.WaitStatus
-	forks  uint64 // how many had begun by then
-}
-
 // child is the reaper's side of a Process.
 type child struct {
 	exited  chan Exit

@@ -33,6 +33,7 @@ const alone = "SYSMGR_LOAD_ALONE"
 
 // insideOut are the parts of a daemon, tied together as cmd/sysmgr does it.
 type insideOut struct {
+	dir        *rundir.Dir
 	supervisor *actor.Supervisor
 	parts      sync.WaitGroup
 	cancel     context.CancelFunc
@@ -43,7 +44,7 @@ func assemble(t *testing.T, r *rig.Rig) *insideOut {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := new(insideOut)
+	d := &insideOut{dir: dir}
 	reap, err := reaper.New(func(reaper.Fact) {})
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +87,7 @@ func assemble(t *testing.T, r *rig.Rig) *insideOut {
 	d.parts.Go(func() { scan.Run(ctx) })
 	d.parts.Go(func() { requests.Run(ctx) })
 	d.parts.Go(func() { defer finish(); d.supervisor.Run() })
-	d.parts.Go(func() { reap.Run(reaping); dir.Close() })
+	d.parts.Go(func() { reap.Run(reaping) })
 	return d
 }
 
@@ -95,6 +96,7 @@ func (d *insideOut) end() {
 	d.cancel()
 	d.supervisor.Shutdown()
 	d.parts.Wait()
+	d.dir.Close()
 }
 
 // published counts the services that say they are in a phase.
