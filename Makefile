@@ -42,7 +42,7 @@ run: all
 test:
 	$(GO) test -race -timeout 170s ./...
 
-check: format vet staticcheck manuals test
+check: format vet staticcheck manuals scripts test
 
 format:
 	@out=$$(gofmt -l .); test -z "$$out" || { echo "not formatted (gofmt -w): $$out" >&2; exit 1; }
@@ -56,6 +56,10 @@ staticcheck:
 # mandoc prints what it finds and its exit status is what counts.
 manuals:
 	mandoc -T lint -W warning man/*.[1-8]
+
+scripts:
+	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/container/services/* contrib/init/run
+	shellcheck -s bash .ci/run contrib/completions/svctl.bash
 
 # Other systems: builds and vets for each of them.
 cross:
@@ -88,4 +92,4 @@ dist:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test check format vet staticcheck manuals cross bench install uninstall dist clean
+.PHONY: always all run test check format vet staticcheck manuals scripts cross bench install uninstall dist clean
