@@ -47,14 +47,6 @@ Exit status: 0 done, all up; 1 not reached, not all up; 2 wrong usage; 3 time
 ran out; 4 no such service; 5 sysmgr is not running; 6 permission denied.
 `}
 
-// The exit statuses beside those of package cli.
-const (
-	exitTime    = 3
-	exitUnknown = 4
-	exitDead    = 5
-	exitDenied  = 6
-)
-
 func main() { os.Exit(run(os.Args[1:])) }
 
 // session is one run of svctl.
@@ -259,18 +251,7 @@ func (s *session) pursue(p plan, names []string) {
 // fail says an error and remembers its exit status if it is the worst.
 func (s *session) fail(name string, err error) {
 	s.say(name, err)
-	code := cli.Fail
-	switch {
-	case errors.Is(err, control.ErrTime):
-		code = exitTime
-	case errors.Is(err, control.ErrUnknown):
-		code = exitUnknown
-	case errors.Is(err, rundir.ErrNotRunning):
-		code = exitDead
-	case errors.Is(err, fs.ErrPermission):
-		code = exitDenied
-	}
-	s.code = max(s.code, code)
+	s.code = max(s.code, control.ExitStatus(err))
 }
 
 func (s *session) say(name string, err error) {
