@@ -15,6 +15,7 @@ MANDIR   = $(PREFIX)/share/man
 SYSDIR   = /var/sysmgr
 RUNDIR   = /run/sysmgr
 DESTDIR  =
+BIN      = bin
 GO       = go
 
 VERSION  = 0.1.0
@@ -23,16 +24,25 @@ TARGETS  = freebsd openbsd netbsd darwin
 LDFLAGS  = -s -w -X sysmgr/internal/cli.defaultSysdir=$(SYSDIR) -X sysmgr/internal/cli.defaultRundir=$(RUNDIR)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-all:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+all: $(BIN)/sysmgr
+
+# Built anew when a source is newer or the flags are others than last time, so
+# that 'make install', as root, needs no Go after 'make'.
+$(BIN)/sysmgr: $(BIN)/.flags go.mod go.sum $(shell find cmd actor reaper scanner control internal -name '*.go')
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
+	@touch '$@'
+
+$(BIN)/.flags: always
+	@mkdir -p '$(BIN)'
+	@echo "$(LDFLAGS)" | cmp -s - '$@' || echo "$(LDFLAGS)" >'$@'
 
 run: all
-	@sh contrib/try/run.sh bin
+	@sh contrib/try/run.sh '$(BIN)'
 
 test:
 	$(GO) test -race -timeout 170s ./...
 
-check: format vet staticcheck manuals test
+check: format vet staticcheck manuals scripts test
 
 format:
 	@out=$$(gofmt -l .); test -z "$$out" || { echo "not formatted (gofmt -w): $$out" >&2; exit 1; }
@@ -47,6 +57,10 @@ staticcheck:
 manuals:
 	mandoc -T lint -W warning man/*.[1-8]
 
+scripts:
+	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/container/services/* contrib/init/run
+	shellcheck -s bash .ci/run contrib/completions/svctl.bash
+
 # Other systems: builds and vets for each of them.
 cross:
 	@for os in $(TARGETS); do \
@@ -59,8 +73,8 @@ bench:
 
 install: all
 	mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(SYSDIR)'
-	install -m 755 bin/sysmgr '$(DESTDIR)$(SBINDIR)/'
-	install -m 755 bin/svctl bin/runsyssv bin/sysmgr-depends '$(DESTDIR)$(BINDIR)/'
+	install -m 755 '$(BIN)/sysmgr' '$(DESTDIR)$(SBINDIR)/'
+	install -m 755 '$(BIN)/svctl' '$(BIN)/runsyssv' '$(BIN)/sysmgr-depends' '$(DESTDIR)$(BINDIR)/'
 	install -m 644 man/*.1 '$(DESTDIR)$(MANDIR)/man1/'
 	install -m 644 man/*.7 '$(DESTDIR)$(MANDIR)/man7/'
 	install -m 644 man/*.8 '$(DESTDIR)$(MANDIR)/man8/'
@@ -76,6 +90,6 @@ dist:
 	git archive --prefix=sysmgr-$(VERSION)/ -o dist/sysmgr-$(VERSION).tar.gz HEAD
 
 clean:
-	rm -rf bin dist
+	rm -rf '$(BIN)' dist
 
-.PHONY: all run test check format vet staticcheck manuals cross bench install uninstall dist clean
+.PHONY: always all run test check format vet staticcheck manuals scripts cross bench install uninstall dist clean

@@ -48,6 +48,7 @@ type Config struct {
 	Attend, Forget func(name string)
 
 	restless restless
+	turns    turns
 }
 
 // restless is the set of services in back-off. It is the one thing that
@@ -69,6 +70,24 @@ func (r *restless) set(name string, in bool) {
 	}
 	r.names[name] = struct{}{}
 }
+
+// turns bounds how many services are between taking their guard and giving it
+// back: each has a descriptor open, and every open descriptor makes each fork
+// dearer. It is some more than are forked at once, so that a fork never waits
+// for a service that is only publishing.
+type turns struct {
+	once sync.Once
+	free chan struct{}
+}
+
+const mostTurns = 16
+
+func (t *turns) take() {
+	t.once.Do(func() { t.free = make(chan struct{}, mostTurns) })
+	t.free <- struct{}{}
+}
+
+func (t *turns) giveBack() { <-t.free }
 
 // Order is a message to an actor: an event, and what came with it.
 type Order struct {
@@ -137,7 +156,9 @@ type Service struct {
 
 	state   State
 	process reaper.Process
+	drained <-chan struct{} // the process's, from its exit on: before that it is no news
 	timer   *time.Timer
+	turn    bool     // it has one of config.turns, as long as a guard may be held
 	guard   *os.File // held from before a fork until the state is published
 
 	shownPid  int      // what the pid files say
@@ -177,14 +198,16 @@ func (s *Service) Run(first Want) {
 		select {
 		case exit := <-s.process.Exited:
 			s.exited(exit)
-		case <-s.process.Drained:
-			s.process.Drained = nil
+		case <-s.drained:
+			s.drained = nil
 			s.handle(Event{Kind: Drained}, false)
 		case <-s.timer.C:
 			s.handle(Event{Kind: Timer}, false)
 		case <-s.mail.wake:
 			for _, message := range s.mail.take() {
-				s.take(message)
+				if !s.retired {
+					s.take(message)
+				}
 			}
 		}
 	}
@@ -255,7 +278,11 @@ func (s *Service) order(o Order) {
 		o.Refused = "it is not running"
 	}
 	if o.Refused != "" {
-		s.refused = o.ID + " " + o.Refused
+		id := o.ID
+		if id == "" {
+			id = "-"
+		}
+		s.refused = id + " " + o.Refused
 		s.publish()
 		return
 	}
@@ -275,6 +302,9 @@ func (s *Service) order(o Order) {
 // still be on its way, so the lock is looked at before anything is restarted.
 func (s *Service) exited(exit reaper.Exit) {
 	s.process.Exited = nil
+	if !exit.Alone {
+		s.drained = s.process.Drained
+	}
 	if s.state.Phase == Up && s.state.Want == WantUp {
 		if f, err := s.config.Rundir.Folder(s.name); err == nil {
 			switch hold, stamp := f.ReadHold(); hold {
@@ -330,18 +360,28 @@ func (s *Service) handle(e Event, show bool) {
 		s.config.restless.set(s.name, s.state.Phase == Backoff)
 	}
 	if s.retired {
+		s.letGo()
 		s.config.Report(Changed{s.name, first, before, s.state})
 		return
 	}
-	if show || s.unwritten || s.state != s.shown {
+	if show || s.unwritten || s.state.Phase != s.shown.Phase || s.state.Want != s.shown.Want || changed(s.shown, s.state) {
 		s.publish()
 	}
+	s.letGo()
+	if changed(before, s.state) {
+		s.config.Report(Changed{s.name, first, before, s.state})
+	}
+}
+
+// letGo ends what spawn began.
+func (s *Service) letGo() {
 	if s.guard != nil {
 		s.guard.Close()
 		s.guard = nil
 	}
-	if changed(before, s.state) {
-		s.config.Report(Changed{s.name, first, before, s.state})
+	if s.turn {
+		s.config.turns.giveBack()
+		s.turn = false
 	}
 }
 
@@ -358,12 +398,10 @@ func (s *Service) complete(e Event) Event {
 	e.Manner = s.config.Manner
 	switch e.Kind {
 	case Stop, Kill, Restart, Removed, Shutdown, Exited:
-		if s.state.Phase != Up {
-			return e
-		}
-	case Appeared:
-		e.Held = WantUp
 	default:
+		return e
+	}
+	if s.state.Phase != Up {
 		return e
 	}
 	f, err := s.config.Rundir.Folder(s.name)
@@ -371,15 +409,6 @@ func (s *Service) complete(e Event) Event {
 		return e
 	}
 	defer f.Close()
-	if e.Kind == Appeared {
-		switch hold, _ := f.ReadHold(); hold {
-		case rundir.HoldDown, rundir.HoldKill:
-			e.Held = WantDown
-		case rundir.HoldOnce:
-			e.Held = WantOnce
-		}
-		return e
-	}
 	var bad []string
 	e.Manner, bad = f.ReadManner(s.config.Manner)
 	for _, file := range bad {
@@ -399,6 +428,10 @@ func (s *Service) arm() {
 // spawn starts the process and returns the answer to Step's question. Until
 // it has it, the actor listens to nothing else: orders wait in the mailbox.
 func (s *Service) spawn() Event {
+	if !s.turn {
+		s.config.turns.take()
+		s.turn = true
+	}
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
 		if !s.config.Foreground {
 			guard, err := f.Grab()

@@ -159,7 +159,6 @@ type Event struct {
 	Kind    Kind
 	At      time.Time
 	Bar     string             // Appeared
-	Held    Want               // Appeared: what the lock file wants, for a service that had been removed
 	Pid     int                // Started
 	Refusal Refusal            // Refused
 	Cause   string             // Refused; or a word about the order

@@ -17,7 +17,11 @@ import (
 // Its whole table is shown in sysmgr-states(7).
 func Step(s State, e Event) (State, []Effect) {
 	if s.Want == WantGone && e.Kind <= Signal {
-		return s, nil // orders for what is going away are void
+		// Orders for what is going away are void; but KILL makes it quick.
+		if e.Kind == Kill && s.Phase == Stopping && s.Killed.IsZero() {
+			return s.kill(e)
+		}
+		return s, nil
 	}
 	switch e.Kind {
 	case Start:
@@ -132,17 +136,13 @@ func (s State) dismissed(e Event) (State, []Effect) {
 	return s, nil
 }
 
-// appeared: the scanner has looked at its entry, which is new, changed or
-// back again. What waits for a better file is tried at once.
+// appeared: the scanner has looked at its entry, which is new or changed. What
+// waits for a better file is tried at once.
 func (s State) appeared(e Event) (State, []Effect) {
 	s.Bar = e.Bar
 	switch s.Phase {
-	case Up, Down:
+	case Up, Down, Stopping:
 		// The new file is for the next start.
-	case Stopping:
-		if s.Want == WantGone {
-			s.Want = e.Held
-		}
 	case Backoff, Blocked:
 		return s.start(e)
 	}

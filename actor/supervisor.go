@@ -101,7 +101,7 @@ func (v *Supervisor) Run() {
 			case snapshot:
 				v.found(m)
 			case delivery:
-				if s, ok := v.services[m.name]; ok && !v.closing {
+				if s, ok := v.services[m.name]; ok {
 					s.service.Tell(m.order)
 				}
 			case retirement:
@@ -158,8 +158,10 @@ func (v *Supervisor) reconcile() {
 		switch {
 		case !ok:
 			v.add(e, bar)
-		case m.removed || m.entry.Stamp != e.Stamp || m.bar != bar:
-			m.entry, m.bar, m.removed = e, bar, false
+		case m.removed:
+			// It is back, but its actor is about to end: see retire.
+		case m.entry.Stamp != e.Stamp || m.bar != bar:
+			m.entry, m.bar = e, bar
 			m.service.tell(Event{Kind: Appeared, Bar: bar})
 		}
 	}

@@ -59,7 +59,7 @@ const (
 	// blink is how long to wait for the second half of two steps that people
 	// take with plain tools: echo makes a file and then fills it, rm -r
 	// removes a lock and then the folder around it.
-	blink = 20 * time.Millisecond
+	blink = 50 * time.Millisecond
 	// unfilled is when an empty request is thrown away.
 	unfilled = time.Second
 )
@@ -200,6 +200,9 @@ func (c *Control) answer() {
 			delete(c.folders, k.name)
 			delete(c.again, k.name)
 			c.watcher.Remove(k.name)
+			// A look that was late may have made the folder anew, which its
+			// actor had removed after it asked us to forget it.
+			c.config.Rundir.RemoveFolder(k.name)
 		}
 	}
 }
@@ -249,13 +252,18 @@ func (c *Control) look(name string) {
 		*k = folder{}
 		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
 	}
-	k.fresh = false
 	f, err := c.config.Rundir.Folder(name)
 	if err != nil {
 		c.again[name] = time.Now().Add(unfilled)
 		return
 	}
 	defer f.Close()
+	if !k.fresh && !another && !f.Has(rundir.State) {
+		// Whoever removed the lock may have been on his way to remove all
+		// else, and slower than we were in starting the service again.
+		c.deliver(Message{Service: name, Request: Request{Verb: Released}, Lost: true})
+	}
+	k.fresh = false
 	empty := c.requests(name, k, f)
 	half := c.lock(name, k, f)
 	if !half {
@@ -383,8 +391,11 @@ func (c *Control) lock(name string, k *folder, f *rundir.Folder) (half bool) {
 	m := Message{Service: name, Lock: stamp}
 	switch hold {
 	case rundir.NoHold:
-		if (k.lock != rundir.Stamp{}) && !settled {
-			return true
+		if (k.lock != rundir.Stamp{}) {
+			if !settled {
+				return true
+			}
+			c.again[name] = time.Now().Add(unfilled) // see look
 		}
 		m.Request.Verb = Released
 	case rundir.HoldOpen:

@@ -1,3 +1,5 @@
+//go:build linux
+
 package control
 
 import (
@@ -367,6 +369,7 @@ func TestRunDirectoryThatIsGoneIsNoStreamOfOrders(t *testing.T) {
 func TestForgottenServiceIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	w := start(t, "web")
+	w.echo("web", "mine", "not sysmgr's\n") // which keeps the folder
 	w.control.Forget("web")
 	w.quiet()
 	w.echo("web", rundir.Control, "stop a\n")
@@ -594,4 +597,30 @@ func lookWithoutDescriptors(path string) string {
 	plenty()
 	c.look("web")
 	return strings.Join(append(all, said()), " ")
+}
+
+// A look that comes late, with an old bell in hand, must not bring back the
+// folder of a service that is gone.
+func TestForgottenFolderDoesNotComeBack(t *testing.T) {
+	dir, err := rundir.Create(filepath.Join(t.TempDir(), "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	c := New(Config{Rundir: dir, Deliver: func(Message) {}, Report: func(Fact) {}})
+	if c.watcher, err = watch.New(nil); err != nil {
+		t.Fatal(err)
+	}
+	defer c.watcher.Close()
+	c.Attend("web")
+	c.answer()
+	c.Forget("web")
+	if err := dir.RemoveFolder("web"); err != nil { // as its actor does
+		t.Fatal(err)
+	}
+	c.look("web")
+	c.answer()
+	if _, err := dir.Folder("web"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its folder: got %v, want it gone", err)
+	}
 }

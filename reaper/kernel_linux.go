@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,23 @@ func closeOnExec() {
 			if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
 				unix.CloseOnExec(fd)
 			}
+		}
+	}
+}
+
+// resetIgnored sets every signal that is still ignored to its default, by
+// rt_sigaction(2), whose structure begins with the handler. Those that the Go
+// runtime handles are not ignored any more; but it takes no notice of CONT and
+// of those that a C library keeps for itself (SIGCANCEL, SIGSETXID: nptl(7)),
+// which posix_spawn(3) of glibc leaves ignored in what it starts, as make is.
+func resetIgnored() {
+	const ignored = 1
+	size := uintptr(8) // of the kernel's signal set
+	for sig := uintptr(1); sig <= 64; sig++ {
+		var now, none [8]uintptr
+		_, _, err := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&now)), size, 0, 0)
+		if err == 0 && now[0] == ignored {
+			unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&none)), 0, size, 0, 0)
 		}
 	}
 }

@@ -19,6 +19,8 @@ func closeOnExec() {
 	}
 }
 
+func resetIgnored() {}
+
 // Without pthread_sigmask at hand, a blocked signal that we inherited is
 // passed on.
 func signalsBlocked() bool { return false }

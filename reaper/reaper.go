@@ -40,16 +40,16 @@ type Process struct {
 	Drained <-chan struct{}
 }
 
-// early is an exit that is kept for a fork.
-type early struct {
-	status syscall.WaitStatus
-	forks  uint64 // how many had begun by then
-}
-
 // child is the reaper's side of a Process.
 type child struct {
 	exited  chan Exit
 	drained chan struct{}
+}
+
+// earlyExit is the end of a process that was not known when it was reaped.
+type earlyExit struct {
+	status syscall.WaitStatus
+	forks  uint64
 }
 
 // Reaper makes, signals and reaps. Its methods may be called from any
@@ -68,12 +68,12 @@ type Reaper struct {
 	draining map[int]*child // groups whose main process has been reaped
 	// Between a fork and its return the number of the child is not known
 	// here, but the child may already have ended and been reaped. As long
-	// as forks are on their way, exits of unknown processes are kept. A fork
-	// may hang for hours in execve while numbers are given out anew; so an
-	// exit is only for forks that had begun before it.
+	// as forks are on their way, exits of unknown processes are kept, with
+	// the number of the youngest fork at that moment: a fork that is younger
+	// still has nothing to do with them, even if its child got their number.
 	forking int
-	forks   uint64 // that have begun
-	early   map[int]early
+	forks   uint64 // all forks so far
+	early   map[int]earlyExit
 
 	orphans orphans
 }
@@ -108,6 +108,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		return nil, err
 	}
 	closeOnExec()
+	resetIgnored()
 	return &Reaper{
 		report:   report,
 		null:     null,
@@ -115,7 +116,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		sub:      os.Getpid() == 1 || adoptOrphans(),
 		main:     make(map[int]*child),
 		draining: make(map[int]*child),
-		early:    make(map[int]early),
+		early:    make(map[int]earlyExit),
 	}, nil
 }
 
@@ -167,36 +168,57 @@ func forkers() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 // or may have been, among them.
 func (r *Reaper) reap() (mainEnded bool) {
 	for {
-		r.mu.Lock()
+		ended, strangers, more := r.reapSome()
+		mainEnded = mainEnded || ended
+		for _, s := range strangers {
+			r.report(s)
+		}
+		if !more {
+			return mainEnded
+		}
+	}
+}
+
+// some is how many children are reaped at one time. Then the groups that may
+// have lost their last process are looked at, once for all of them: to look
+// after each would be a thousand times a thousand when services that leave
+// children behind are stopped together. It must be done before mu is given
+// back, while no number of an empty group can have a new owner; and others
+// want mu too.
+const some = 256
+
+// reapSome takes some children that have ended. It tells whether there may be
+// more.
+func (r *Reaper) reapSome() (mainEnded bool, strangers []Reaped, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	orphaned := false
+	for range some {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
 		if err == syscall.EINTR {
-			r.mu.Unlock()
 			continue
 		}
-		if err != nil || pid <= 0 {
-			r.mu.Unlock()
-			return mainEnded
+		if more = err == nil && pid > 0; !more {
+			break
 		}
-		stranger := false
 		switch c, known := r.main[pid]; {
 		case known:
 			delete(r.main, pid)
 			r.route(pid, c, status)
 			mainEnded = true
 		case r.forking > 0:
-			r.early[pid] = early{status, r.forks}
-			r.drain()
-			mainEnded = true
+			r.early[pid] = earlyExit{status, r.forks}
+			orphaned, mainEnded = true, true
 		default:
-			stranger = true
-			r.drain()
-		}
-		r.mu.Unlock()
-		if stranger {
-			r.report(Reaped{Pid: pid, Status: status})
+			strangers = append(strangers, Reaped{Pid: pid, Status: status})
+			orphaned = true
 		}
 	}
+	if orphaned {
+		r.drain()
+	}
+	return mainEnded, strangers, more
 }
 
 // route hands an exit to its owner. Called with mu held; it does not block,
@@ -210,7 +232,7 @@ func (r *Reaper) route(pid int, c *child, status syscall.WaitStatus) {
 }
 
 // drain looks whether a group that had lost its main process is empty now.
-// Called with mu held, after a process was reaped that may have been in one.
+// Called with mu held, after processes were reaped that may have been in one.
 func (r *Reaper) drain() {
 	for group, c := range r.draining {
 		if empty(group) {
@@ -230,13 +252,13 @@ func empty(group int) bool { return unix.Kill(-group, 0) == unix.ESRCH }
 // left counts as empty: they hold nothing, and who should reap them may never
 // do it.
 func (r *Reaper) Probe(group int, hard bool) {
+	// The process table is read without mu, which reaping needs. It may be
+	// old then, but who is dead does not come to life, and nobody joins a
+	// group from outside its session (setpgid(2)).
+	dead := hard && onlyZombies(group)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c, ok := r.draining[group]
-	if !ok {
-		return
-	}
-	if empty(group) || hard && onlyZombies(group) {
+	if c, ok := r.draining[group]; ok && (dead || empty(group)) {
 		delete(r.draining, group)
 		close(c.drained)
 	}

@@ -80,7 +80,7 @@ func (r *Reaper) start(command Command) (Process, error) {
 	r.mu.Lock()
 	r.forking++
 	r.forks++
-	begun := r.forks
+	mine := r.forks
 	r.mu.Unlock()
 
 	pid, err := r.fork(command)
@@ -88,19 +88,19 @@ func (r *Reaper) start(command Command) (Process, error) {
 	r.mu.Lock()
 	r.forking--
 	if err == nil {
-		if e, ended := r.early[pid]; ended && e.forks >= begun {
+		if e, ended := r.early[pid]; ended && e.forks >= mine {
 			delete(r.early, pid)
 			r.route(pid, c, e.status)
 		} else {
 			r.main[pid] = c
 		}
 	}
-	var strangers map[int]early
+	var strangers map[int]earlyExit
 	if r.forking == 0 && len(r.early) > 0 {
 		// What is left are children whose execve failed, which the fork
 		// itself waited for in vain, and orphans.
 		strangers = r.early
-		r.early = make(map[int]early)
+		r.early = make(map[int]earlyExit)
 	}
 	r.mu.Unlock()
 	for pid, e := range strangers {

@@ -57,6 +57,9 @@ const (
 	// settle: an entry that is new and cannot be run is probably still being
 	// made; it is told of when it stays so for this long.
 	settle = 200 * time.Millisecond
+	// linked: so must a new symbolic link stay. ln -sfn makes one under a
+	// name of its own (CuXXXXXX) before it renames it over the old one.
+	linked = 30 * time.Millisecond
 	// fresh: a directory that changed this recently may change again within
 	// the same tick of its time stamp.
 	fresh = 2 * time.Second
@@ -137,7 +140,7 @@ type seen struct {
 	entry   Entry
 	missing time.Time // since when; zero: it is there
 	kept    bool      // it was in a directory that is no longer here
-	young   time.Time // since when it is new and cannot be run; zero: told of
+	young   time.Time // since when it is new, and perhaps not finished; zero: told of
 }
 
 // New makes a scanner. The directory must be there: an error otherwise.
@@ -368,15 +371,16 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 		}
 		here[name] = true
 		k := seen{entry: e}
-		if e.Bar != "" && !s.first {
+		if wait := e.patience(); wait > 0 && !s.first {
 			k.young = old.young
 			if old.entry.Name == "" {
 				k.young = now
-			} else if now.Sub(old.young) >= settle {
+			} else if now.Sub(old.young) >= wait {
 				k.young = time.Time{}
 			}
 		}
-		if e != old.entry || old.kept || k.young != old.young {
+		told, tell := old.entry.Name != "" && old.young.IsZero(), k.young.IsZero()
+		if told != tell || tell && (e != old.entry || old.kept) {
 			changed = true
 		}
 		s.known[name] = k
@@ -392,6 +396,7 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 			delete(s.known, name) // it was never told of
 			continue
 		case moved:
+			// What ran in the directory that was here before runs on.
 			kept = append(kept, name)
 			if k.kept {
 				continue
@@ -413,6 +418,17 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 	return changed, kept
 }
 
+// patience is how long a new entry has to stay as it is before it is told of.
+func (e Entry) patience() time.Duration {
+	switch {
+	case e.Bar != "":
+		return settle
+	case e.Stamp.Link.Mode&unix.S_IFMT == unix.S_IFLNK:
+		return linked
+	}
+	return 0
+}
+
 // nextLook is when a missing entry is gone for good or a young one is to be
 // told of, whichever comes first; zero if there is neither.
 func (s *Scanner) nextLook() time.Time {
@@ -424,7 +440,7 @@ func (s *Scanner) nextLook() time.Time {
 	}
 	for _, k := range s.known {
 		sooner(k.missing, Grace)
-		sooner(k.young, settle)
+		sooner(k.young, k.entry.patience())
 	}
 	return next
 }

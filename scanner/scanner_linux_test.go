@@ -1,3 +1,5 @@
+//go:build linux
+
 package scanner
 
 import (
@@ -1078,4 +1080,37 @@ func TestTenThousandEntries(t *testing.T) {
 	w.await("one more", func(entries []Entry) bool { return len(entries) == n+1 })
 	must(t, os.Remove(filepath.Join(dir, "new")))
 	w.await("one less", func(entries []Entry) bool { return len(entries) == n })
+}
+
+// ln -sfn makes the new link under a name of its own and renames it over the
+// old one: that name is no service.
+func TestLinkThatIsRenamedAtOnceWasNeverThere(t *testing.T) {
+	t.Parallel()
+	dir := services(t)
+	target := filepath.Join(t.TempDir(), "prog")
+	put(t, target, "#!/bin/sh\n", 0o755)
+	must(t, os.Symlink(target, filepath.Join(dir, "web")))
+	w := start(t, dir)
+	w.awaitText("web")
+	brief := make(map[string]bool)
+	for i := range 20 {
+		name := "CuAbCdE" + string(rune('a'+i))
+		begin := time.Now()
+		must(t, os.Symlink(target, filepath.Join(dir, name)))
+		time.Sleep(pause / 4)
+		must(t, os.Rename(filepath.Join(dir, name), filepath.Join(dir, "web")))
+		brief[name] = time.Since(begin) < linked // not on a machine that stood still
+		time.Sleep(pause)
+	}
+	put(t, filepath.Join(dir, "last"), "#!/bin/sh\n", 0o755)
+	w.await("the last", func(entries []Entry) bool { return entries[0].Name == "last" || len(entries) > 1 })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, entries := range w.snapshots {
+		for _, e := range entries {
+			if brief[e.Name] {
+				t.Fatalf("told of %s", e.Name)
+			}
+		}
+	}
 }

@@ -99,12 +99,11 @@ func runFile(file string, signals <-chan os.Signal) (code int, err error) {
 	defer wait.Wait()
 	defer cancel()
 
-	env := append(os.Environ(), "SYSDIR="+sysdir, "RUNDIR="+dir.Path())
 	var service *actor.Service
 	service = actor.NewService(&actor.Config{
 		Sysdir:     filepath.Dir(path),
 		Rundir:     dir,
-		Env:        env,
+		Env:        cli.Environment(os.Environ(), sysdir, dir.Path()),
 		Manner:     rundir.Manner{Signal: unix.SIGTERM, Grace: grace},
 		Processes:  reap,
 		Foreground: true,

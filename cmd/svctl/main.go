@@ -47,14 +47,6 @@ Exit status: 0 done, all up; 1 not reached, not all up; 2 wrong usage; 3 time
 ran out; 4 no such service; 5 sysmgr is not running; 6 permission denied.
 `}
 
-// The exit statuses beside those of package cli.
-const (
-	exitTime    = 3
-	exitUnknown = 4
-	exitDead    = 5
-	exitDenied  = 6
-)
-
 func main() { os.Exit(run(os.Args[1:])) }
 
 // session is one run of svctl.
@@ -74,7 +66,7 @@ func run(args []string) int {
 	wait := set.String("w", "60", "")
 	set.BoolVar(&s.quiet, "q", false, "")
 	set.BoolVar(&s.json, "j", false, "")
-	if code, done := program.Parse(set, spread(args)); done {
+	if code, done := program.Parse(set, args); done {
 		return code
 	}
 	var ok bool
@@ -85,6 +77,9 @@ func run(args []string) int {
 		return program.Misused("no verb")
 	}
 	verb, names := set.Arg(0), set.Args()[1:]
+	if len(names) > 0 && names[0] == "--" {
+		names = names[1:]
+	}
 	plan, words, err := planOf(verb, names)
 	if err != nil {
 		return program.Misused("%v", err)
@@ -106,30 +101,6 @@ func run(args []string) int {
 		s.pursue(plan, valid)
 	}
 	return s.code
-}
-
-// spread takes letters apart that were written together, -qj for -q -j, which
-// package flag does not.
-func spread(args []string) []string {
-	var out []string
-	for i, arg := range args {
-		if arg == "--" || len(arg) < 2 || arg[0] != '-' {
-			return append(out, args[i:]...)
-		}
-		for len(arg) > 2 && strings.IndexByte("qjhV", arg[1]) >= 0 {
-			out = append(out, arg[:2])
-			arg = "-" + arg[2:]
-		}
-		if len(arg) > 2 && arg[1] == 'w' {
-			out = append(out, "-w", strings.TrimPrefix(arg[2:], "="))
-			continue
-		}
-		out = append(out, arg)
-		if arg == "-w" && i+1 < len(args) {
-			return append(append(out, args[i+1]), spread(args[i+2:])...)
-		}
-	}
-	return out
 }
 
 // plan is what a verb comes to.
@@ -260,6 +231,9 @@ func (s *session) pursue(p plan, names []string) {
 			now := "not taken up by sysmgr yet"
 			if v := t.View(); v.Phase != "" {
 				now = "still " + v.Phase
+				if len(v.Waiting) > 0 {
+					now = "still waiting for " + strings.Join(v.Waiting, ", ")
+				}
 				if v.Cause != "" {
 					now += " (" + v.Cause + ")"
 				}
@@ -277,18 +251,7 @@ func (s *session) pursue(p plan, names []string) {
 // fail says an error and remembers its exit status if it is the worst.
 func (s *session) fail(name string, err error) {
 	s.say(name, err)
-	code := cli.Fail
-	switch {
-	case errors.Is(err, control.ErrTime):
-		code = exitTime
-	case errors.Is(err, control.ErrUnknown):
-		code = exitUnknown
-	case errors.Is(err, rundir.ErrNotRunning):
-		code = exitDead
-	case errors.Is(err, fs.ErrPermission):
-		code = exitDenied
-	}
-	s.code = max(s.code, code)
+	s.code = max(s.code, control.ExitStatus(err))
 }
 
 func (s *session) say(name string, err error) {

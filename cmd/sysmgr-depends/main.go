@@ -29,14 +29,6 @@ Exit status: 0 all are up; 1 it can never be, as in a cycle; 2 wrong usage; 3
 time ran out; 4 no such service; 5 sysmgr is not running; 6 permission denied.
 `}
 
-// The exit statuses beside those of package cli; svctl has the same.
-const (
-	exitTime    = 3
-	exitUnknown = 4
-	exitDead    = 5
-	exitDenied  = 6
-)
-
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
@@ -71,17 +63,7 @@ func run(args []string) int {
 		return cli.OK
 	}
 	program.Errorf("%v", err)
-	switch {
-	case errors.Is(err, control.ErrTime):
-		return exitTime
-	case errors.Is(err, control.ErrUnknown):
-		return exitUnknown
-	case errors.Is(err, rundir.ErrNotRunning):
-		return exitDead
-	case errors.Is(err, fs.ErrPermission):
-		return exitDenied
-	}
-	return cli.Fail
+	return control.ExitStatus(err)
 }
 
 // waiter is one run of sysmgr-depends.

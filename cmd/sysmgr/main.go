@@ -10,7 +10,6 @@ import (
 	"flag"
 	"os"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"github.com/oklog/run"
@@ -138,7 +137,7 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	supervisor = actor.NewSupervisor(&actor.Config{
 		Sysdir:    s.sysdir,
 		Rundir:    dir,
-		Env:       environment(os.Environ(), s),
+		Env:       cli.Environment(os.Environ(), s.sysdir, s.rundir),
 		Manner:    s.manner,
 		Processes: reap,
 		Report:    func(f actor.Fact) { log.report(f) },
@@ -161,25 +160,11 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	reaping, finish := context.WithCancel(context.Background())
 	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan); return nil }, func(error) { cancel() })
 	group.Add(func() error { return scan.Run(ctx) }, func(error) { cancel() })
-	group.Add(func() error { return requests.Run(ctx) }, func(error) { cancel() })
+	group.Add(func() error { return requests.Run(reaping) }, func(error) {}) // svctl kill makes a shutdown quick
 	group.Add(func() error { defer finish(); supervisor.Run(); return nil }, func(error) { supervisor.Shutdown() })
 	group.Add(func() error { return reap.Run(reaping) }, func(error) {}) // it ends after the last service
 	group.Run()
 	return code
-}
-
-// environment is what services inherit: ours, with both directories absolute
-// and without the marks of a service that we may be ourselves.
-func environment(env []string, s settings) []string {
-	var out []string
-	for _, entry := range env {
-		switch key, _, _ := strings.Cut(entry, "="); key {
-		case "SYSDIR", "RUNDIR", "SYSMGR_NAME", "SYSMGR_DIR":
-		default:
-			out = append(out, entry)
-		}
-	}
-	return append(out, "SYSDIR="+s.sysdir, "RUNDIR="+s.rundir)
 }
 
 // translate makes what the scanner sees into what the supervisor is told.

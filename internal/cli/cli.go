@@ -65,6 +65,52 @@ func Rundir() (string, error) {
 	return filepath.Abs(filepath.Join(dir, "sysmgr"))
 }
 
+// Environment is what services inherit of env: all but the marks of a service
+// that we may be ourselves, and both directories, absolute.
+func Environment(env []string, sysdir, rundir string) []string {
+	out := make([]string, 0, len(env)+2)
+	for _, entry := range env {
+		switch key, _, _ := strings.Cut(entry, "="); key {
+		case "SYSDIR", "RUNDIR", "SYSMGR_NAME", "SYSMGR_DIR":
+		default:
+			out = append(out, entry)
+		}
+	}
+	return append(out, "SYSDIR="+sysdir, "RUNDIR="+rundir)
+}
+
+// spread takes options apart that were written together, -qj for -q -j and
+// -w5 for -w 5, which package flag does not.
+func spread(set *flag.FlagSet, args []string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		if len(arg) < 2 || arg[0] != '-' || arg == "--" {
+			return append(out, args[i:]...)
+		}
+		for rest := arg[1:]; rest != ""; {
+			option := set.Lookup(rest[:1])
+			out = append(out, "-"+rest[:1])
+			rest = rest[1:]
+			if option == nil {
+				continue // -h, or an error that Parse finds
+			}
+			if b, ok := option.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() {
+				continue
+			}
+			// The value of the option is what follows.
+			if rest != "" {
+				out = append(out, rest)
+			} else if i+1 < len(args) {
+				i++
+				out = append(out, args[i])
+			}
+			break
+		}
+	}
+	return out
+}
+
 // Program is a program's name and its usage, as -h prints it.
 type Program struct {
 	Name  string
@@ -78,7 +124,7 @@ func (p Program) Parse(set *flag.FlagSet, args []string) (code int, done bool) {
 	set.SetOutput(io.Discard)
 	set.Usage = func() {}
 	version := set.Bool("V", false, "")
-	err := set.Parse(args)
+	err := set.Parse(spread(set, args))
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Print(p.Usage)

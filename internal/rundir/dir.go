@@ -12,6 +12,7 @@
 package rundir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -478,10 +479,15 @@ func ParsePid(data []byte) (int, error) {
 	return pid, nil
 }
 
-// Leads tells whether a process is there and leads a session, as the main
-// process of a service does: most strangers that got its number do not. It is
-// for showing, and for refusing; never for signalling.
+// Leads tells whether a process is there, is no zombie and leads a session, as
+// the main process of a service does: most strangers that got its number do
+// not. It is for showing, and for refusing; never for signalling.
 func Leads(pid int) bool {
+	// proc_pid_stat(5), where there is one: the state follows the name.
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if end := bytes.LastIndexByte(stat, ')'); end >= 0 && bytes.HasPrefix(stat[end:], []byte(") Z")) {
+		return false
+	}
 	sid, err := unix.Getsid(pid)
 	return err == nil && sid == pid || err == unix.EPERM
 }

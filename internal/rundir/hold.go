@@ -34,7 +34,8 @@ func (h Hold) Line() []byte {
 
 // ReadHold reads the lock file, and tells which version of it that was.
 // Something under that name that cannot be read as a file is a lock too:
-// HoldDown.
+// HoldDown. Nothing under it is none, also when there is no descriptor left to
+// find out with.
 func (f *Folder) ReadHold() (Hold, Stamp) {
 	data, stamp, err := f.read(Lock)
 	if errors.Is(err, fs.ErrNotExist) {
