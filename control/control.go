@@ -136,8 +136,6 @@ func (c *Control) Run(ctx context.Context) error {
 		case <-watcher.Bell():
 		case <-late.C:
 		}
-		// Calls first: a folder that was removed because its service is gone
-		// must not be taken for one that somebody removed.
 		c.answer()
 		news := watcher.Take()
 		if news.Lost {
@@ -225,6 +223,11 @@ func (c *Control) look(name string) {
 	}
 	f, err := c.config.Rundir.Folder(name)
 	if errors.Is(err, fs.ErrNotExist) {
+		// Its service may be gone, and have said so before it took the folder
+		// along: that is no order.
+		if c.answer(); c.folders[name] != k {
+			return
+		}
 		// rm -r of the folder starts the service.
 		k.lock, k.half = rundir.Stamp{}, time.Time{}
 		c.open(name)
