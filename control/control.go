@@ -141,8 +141,6 @@ func (c *Control) Run(ctx context.Context) error {
 		case <-watcher.Bell():
 		case <-late.C:
 		}
-		// Calls first: a folder that was removed because its service is gone
-		// must not be taken for one that somebody removed.
 		c.answer()
 		news := watcher.Take()
 		if news.Lost {
@@ -222,6 +220,15 @@ func (c *Control) open(name string) (another bool, err error) {
 	return true, err
 }
 
+// there tells whether the folder is there.
+func (c *Control) there(name string) bool {
+	f, err := c.config.Rundir.Folder(name)
+	if err == nil {
+		f.Close()
+	}
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // watch watches the folder, if it is not watched already.
 func (c *Control) watch(name string) (another bool, err error) {
 	another, err = c.watcher.Add(filepath.Join(c.config.Rundir.Path(), name), name)
@@ -240,6 +247,13 @@ func (c *Control) look(name string) {
 	k, ok := c.folders[name]
 	if !ok {
 		return
+	}
+	if !c.there(name) {
+		// Its service may be gone, and have said so before it took the folder
+		// along: that is no order.
+		if c.answer(); c.folders[name] != k {
+			return
+		}
 	}
 	another, err := c.open(name)
 	if err != nil {

@@ -30,6 +30,7 @@ func sleepers(r *rig.Rig, count int) []string {
 func TestFiveThousandServicesStartAreListedAndStopWithoutATrace(t *testing.T) {
 	const count = 5000
 	r := rig.New(t, rig.Plain)
+	r.Patience = 2 * time.Minute
 	r.Start()
 	before := r.Usage()
 	r.End()

@@ -22,7 +22,7 @@ import (
 
 // Patience is how long anything may take that is not itself the subject: the
 // machine may be busy with other things.
-const Patience = 2 * time.Minute
+const Patience = 40 * time.Second
 
 // mark is the variable that every process of a rig has in its environment.
 const mark = "SYSMGR_RIG"
@@ -39,6 +39,8 @@ type Rig struct {
 	Work   string // for the test, and for victims
 	Log    string // the daemon's standard error, and that of its services
 
+	Patience time.Duration // Patience, for what is larger than usual more
+
 	Daemon *os.Process // nil while there is none
 	begun  time.Time
 	ended  chan struct{} // closed when the daemon has ended
@@ -51,7 +53,7 @@ func New(t testing.TB, b Build) *Rig {
 	t.Helper()
 	top := t.TempDir()
 	r := &Rig{
-		t: t, build: b, marked: mark + "=" + rand.Text(),
+		t: t, build: b, marked: mark + "=" + rand.Text(), Patience: Patience,
 		Sysdir: filepath.Join(top, "services"),
 		Rundir: filepath.Join(memory(t, top), "run"),
 		Work:   filepath.Join(top, "work"),
@@ -87,13 +89,13 @@ func (r *Rig) clean() {
 		r.Daemon.Signal(unix.SIGTERM)
 		select {
 		case <-r.ended:
-		case <-time.After(Patience):
-			r.t.Errorf("daemon still there %s after TERM", Patience)
+		case <-time.After(r.Patience):
+			r.t.Errorf("daemon still there %s after TERM", r.Patience)
 			r.Daemon.Kill()
 			<-r.ended
 		}
 	}
-	for deadline := time.Now().Add(Patience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(r.Patience); ; time.Sleep(10 * time.Millisecond) {
 		left := r.Processes("")
 		if len(left) == 0 {
 			break
@@ -181,8 +183,8 @@ func (r *Rig) End() time.Duration {
 	r.Daemon.Signal(unix.SIGTERM)
 	select {
 	case <-r.ended:
-	case <-time.After(Patience):
-		r.t.Fatalf("daemon still there %s after TERM", Patience)
+	case <-time.After(r.Patience):
+		r.t.Fatalf("daemon still there %s after TERM", r.Patience)
 	}
 	took := time.Since(begin)
 	r.Daemon = nil
@@ -309,7 +311,7 @@ func (r *Rig) Await(what string, goal func(control.View) bool, names ...string) 
 			return goal(v), 0, nil
 		}}
 	}
-	client.Pursue(targets, Patience)
+	client.Pursue(targets, r.Patience)
 	for _, t := range targets {
 		if t.Err != nil {
 			v := t.View()
@@ -339,7 +341,7 @@ func (r *Rig) Until(what string, condition func() bool, folders ...string) {
 	r.t.Helper()
 	watcher, _ := watch.New(nil)
 	defer watcher.Close()
-	deadline := time.After(Patience)
+	deadline := time.After(r.Patience)
 	const often = 20 * time.Millisecond
 	for {
 		for _, folder := range folders {
