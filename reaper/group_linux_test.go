@@ -1,6 +1,7 @@
 package reaper
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"strconv"
@@ -222,23 +223,11 @@ func pidOne() {
 func reuse(r *Reaper) string {
 	finish := pretendToFork(r)
 	defer finish()
-	orphaned, err := r.Start(Command{Path: os.Getenv("ORPHAN"), Env: os.Environ()})
-	if err != nil {
-		return err.Error()
-	}
-	<-orphaned.Exited
-	orphan := 0
-	for end := time.Now().Add(soon); orphan == 0; time.Sleep(time.Millisecond) {
-		r.mu.Lock()
-		for pid := range r.early {
-			orphan = pid
+	for range 50 {
+		orphan, err := orphanNumber(r)
+		if err != nil {
+			return err.Error()
 		}
-		r.mu.Unlock()
-		if time.Now().After(end) {
-			return "no orphan came"
-		}
-	}
-	for range 1000 {
 		// The next number that clone(2) gives out (proc_sys_kernel(5)).
 		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(orphan-1)), 0); err != nil {
 			return "cannot choose numbers: " + err.Error()
@@ -247,25 +236,53 @@ func reuse(r *Reaper) string {
 		if err != nil {
 			return err.Error()
 		}
+		var early *Exit
+		select {
+		case e := <-p.Exited:
+			early = &e
+		default:
+		}
+		if early != nil {
+			return "it has the exit of an orphan: " + strconv.Itoa(early.Status.ExitStatus())
+		}
+		if err := r.Signal(p.Pid, unix.SIGKILL); err != nil {
+			return "it cannot be signalled: " + err.Error()
+		}
+		if e := <-p.Exited; e.Status != killed(unix.SIGKILL) {
+			return "its exit: " + strconv.Itoa(int(e.Status))
+		}
 		if p.Pid == orphan {
-			select {
-			case e := <-p.Exited:
-				return "it has the exit of the orphan: " + strconv.Itoa(e.Status.ExitStatus())
-			default:
-			}
-			if err := r.Signal(p.Pid, unix.SIGKILL); err != nil {
-				return "it cannot be signalled: " + err.Error()
-			}
-			if e := <-p.Exited; e.Status != killed(unix.SIGKILL) {
-				return "its exit: " + strconv.Itoa(int(e.Status))
-			}
 			return "ok"
 		}
-		// Somebody was faster: a thread of ours has the number, or had it.
-		r.Signal(p.Pid, unix.SIGKILL)
-		<-p.Exited
+		// A thread of ours was faster, and keeps the number: another orphan.
 	}
 	return "the number never came again"
+}
+
+// orphanNumber makes an orphan and waits until its exit is kept.
+func orphanNumber(r *Reaper) (int, error) {
+	known := make(map[int]bool)
+	r.mu.Lock()
+	for pid := range r.early {
+		known[pid] = true
+	}
+	r.mu.Unlock()
+	p, err := r.Start(Command{Path: os.Getenv("ORPHAN"), Env: os.Environ()})
+	if err != nil {
+		return 0, err
+	}
+	<-p.Exited
+	for end := time.Now().Add(soon); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		r.mu.Lock()
+		for pid := range r.early {
+			if !known[pid] {
+				r.mu.Unlock()
+				return pid, nil
+			}
+		}
+		r.mu.Unlock()
+	}
+	return 0, errors.New("no orphan came")
 }
 
 // pretendToFork is a start that hangs, as far as the tables know.

@@ -88,6 +88,10 @@ func spread(set *flag.FlagSet, args []string) []string {
 		if len(arg) < 2 || arg[0] != '-' || arg == "--" {
 			return append(out, args[i:]...)
 		}
+		if arg[1] == '-' {
+			out = append(out, arg) // --help, or what we do not have
+			continue
+		}
 		for rest := arg[1:]; rest != ""; {
 			option := set.Lookup(rest[:1])
 			out = append(out, "-"+rest[:1])

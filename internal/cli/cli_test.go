@@ -121,36 +121,46 @@ func TestCommandLines(t *testing.T) {
 		code           int
 		done           bool
 		stdout, stderr string
-		n, rest        string
+		n              string
+		q              bool
+		rest           string
 	}{
 		"":                {rest: "[]"},
 		"a b":             {rest: "[a b]"},
 		"-n 3 a":          {n: "3", rest: "[a]"},
-		"-n=3 a":          {n: "3", rest: "[a]"},
-		"--n 3 a":         {n: "3", rest: "[a]"},
+		"-n3 a":           {n: "3", rest: "[a]"},
+		"-qn3 a":          {n: "3", q: true, rest: "[a]"},
+		"-qn 3 a":         {n: "3", q: true, rest: "[a]"},
+		"-q -- -q":        {q: true, rest: "[-q]"},
+		"-n -q a":         {n: "-q", rest: "[a]"},
+		"-n -- a":         {n: "--", rest: "[a]"},
+		"-":               {rest: "[-]"},
+		"-q -":            {q: true, rest: "[-]"},
+		"-qh":             {done: true, stdout: program.Usage},
+		"-Vq":             {done: true, stdout: version},
 		"a -n 3":          {rest: "[a -n 3]"},
 		"-- -n 3":         {rest: "[-n 3]"},
 		"-n 3 -- -h":      {n: "3", rest: "[-h]"},
 		"-h":              {done: true, stdout: program.Usage},
-		"-help":           {done: true, stdout: program.Usage},
 		"--help":          {done: true, stdout: program.Usage},
 		"-n 3 -h a":       {done: true, stdout: program.Usage},
 		"-V":              {done: true, stdout: version},
 		"-V a":            {done: true, stdout: version},
+		"-qx":             {code: Usage, done: true, stderr: misused("unknown option -x")},
 		"-x":              {code: Usage, done: true, stderr: misused("unknown option -x")},
 		"-n":              {code: Usage, done: true, stderr: misused("flag needs an argument: -n")},
 		"-n 3 --colour a": {code: Usage, done: true, stderr: misused("unknown option -colour")},
 	} {
 		var set flag.FlagSet
-		n := set.String("n", "", "")
+		n, q := set.String("n", "", ""), set.Bool("q", false, "")
 		var code int
 		var done bool
 		stdout, stderr := capture(t, func() { code, done = program.Parse(&set, strings.Fields(line)) })
 		if code != want.code || done != want.done || stdout != want.stdout || stderr != want.stderr {
 			t.Errorf("%q: got %d, %v, %q, %q\nwant %+v", line, code, done, stdout, stderr, want)
 		}
-		if rest := fmt.Sprint(set.Args()); !done && (rest != want.rest || *n != want.n) {
-			t.Errorf("%q: got n %q, rest %s, want %q, %s", line, *n, rest, want.n, want.rest)
+		if rest := fmt.Sprint(set.Args()); !done && (rest != want.rest || *n != want.n || *q != want.q) {
+			t.Errorf("%q: got n %q, q %v, rest %s, want %q, %v, %s", line, *n, *q, rest, want.n, want.q, want.rest)
 		}
 	}
 }
