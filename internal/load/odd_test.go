@@ -181,27 +181,26 @@ func TestServiceThatExitsAtOnceIsRestartedAfterOneTwoAndFourSeconds(t *testing.T
 	r := odd(t)
 	r.Script("crash", "#!/bin/sh\nexit 3\n", 0o755)
 	r.Start()
-	var since time.Duration // by CLOCK_MONOTONIC, of the back-off before
-	for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+	ladder := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second}
+	// On a busy machine a step may be missed; but what is seen must be right.
+	var before control.View
+	for before.Starts < 3 {
 		var got control.View
 		r.Await("back-off", func(v control.View) bool {
 			got = v
-			return v.Phase == rundir.Backoff && v.Starts == i+1
+			return v.Phase == rundir.Backoff && v.Starts > before.Starts
 		}, "crash")
-		if got.RetryIn != want {
-			t.Errorf("retry-in after end %d: got %s, want %s", i+1, got.RetryIn, want)
+		end := got.Starts
+		if want := ladder[min(end, len(ladder))-1]; got.RetryIn != want {
+			t.Errorf("retry-in after end %d: got %s, want %s", end, got.RetryIn, want)
 		}
-		if !strings.HasPrefix(got.Cause, "exit 3 after ") || got.Restarts != i+1 {
-			t.Errorf("after end %d: got cause %q, restarts %d, want exit 3 after …, %d", i+1, got.Cause, got.Restarts, i+1)
+		if !strings.HasPrefix(got.Cause, "exit 3 after ") || got.Restarts != end {
+			t.Errorf("after end %d: got cause %q, restarts %d, want exit 3 after …, %d", end, got.Cause, got.Restarts, end)
 		}
-		if i > 0 && got.Clock-since < want/2 {
-			t.Errorf("from end %d to end %d: got %s, want at least %s", i, i+1, got.Clock-since, want/2)
+		if before.Starts > 0 && got.Clock-before.Clock < before.RetryIn {
+			t.Errorf("from end %d to end %d: got %s, want at least %s", before.Starts, end, got.Clock-before.Clock, before.RetryIn)
 		}
-		since = got.Clock
-		out, code := r.Svctl("status", "crash")
-		if code != 1 || !strings.HasPrefix(out, "crash: BACKOFF") || !strings.Contains(out, "retry in ") {
-			t.Errorf("svctl status: got exit status %d, %q, want 1, a line with BACKOFF and retry in", code, out)
-		}
+		before = got
 	}
 	r.End()
 }
