@@ -19,6 +19,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 
@@ -57,9 +58,6 @@ const (
 	// settle: an entry that is new and cannot be run is probably still being
 	// made; it is told of when it stays so for this long.
 	settle = 200 * time.Millisecond
-	// linked: so must a new symbolic link stay. ln -sfn makes one under a
-	// name of its own (CuXXXXXX) before it renames it over the old one.
-	linked = 30 * time.Millisecond
 	// fresh: a directory that changed this recently may change again within
 	// the same tick of its time stamp.
 	fresh = 2 * time.Second
@@ -420,14 +418,15 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 
 // patience is how long a new entry has to stay as it is before it is told of.
 func (e Entry) patience() time.Duration {
-	switch {
-	case e.Bar != "":
+	if e.Bar != "" || e.Stamp.Link.Mode&unix.S_IFMT == unix.S_IFLNK && passing.MatchString(e.Name) {
 		return settle
-	case e.Stamp.Link.Mode&unix.S_IFMT == unix.S_IFLNK:
-		return linked
 	}
 	return 0
 }
+
+// passing is the name under which ln -sf of GNU makes a link before it renames
+// it over the old one. It is not there to stay; others remove the old link.
+var passing = regexp.MustCompile(`^Cu[A-Za-z0-9]{6}$`)
 
 // nextLook is when a missing entry is gone for good or a young one is to be
 // told of, whichever comes first; zero if there is neither.
