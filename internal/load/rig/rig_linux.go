@@ -108,6 +108,9 @@ func (r *Rig) clean() {
 			r.Kill(pid)
 		}
 	}
+	if entries, _ := os.ReadDir(r.Rundir); len(entries) > 0 && r.t.Failed() {
+		r.t.Logf("in the run directory: %v", entries[:min(len(entries), 20)])
+	}
 	if text, err := os.ReadFile(r.Log); err == nil && r.t.Failed() {
 		lines := bytes.SplitAfter(text, []byte("\n"))
 		r.t.Logf("end of the log:\n%s", bytes.Join(lines[max(0, len(lines)-40):], nil))
