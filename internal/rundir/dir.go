@@ -264,6 +264,10 @@ func (f *Folder) read(name string) ([]byte, Stamp, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, stamp, f.err("stat", name, err)
 	}
+	if st.Nlink == 0 {
+		// It was removed after it was opened, and that changed its stamp.
+		return nil, stamp, f.err("read", name, unix.ENOENT)
+	}
 	stamp = StampOf(&st)
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > MaxFile {
 		return nil, stamp, f.err("read", name, ErrIrregular)
