@@ -250,7 +250,7 @@ func (f *Folder) Read(name string) ([]byte, error) {
 // read is Read, and the stamp of what was read.
 func (f *Folder) read(name string) ([]byte, Stamp, error) {
 	var stamp Stamp
-	fd, err := unix.Openat(f.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	fd, st, err := f.openFile(name)
 	switch err {
 	case nil:
 	case unix.ELOOP, unix.ENXIO, unix.EMLINK, unix.EFTYPE:
@@ -260,14 +260,6 @@ func (f *Folder) read(name string) ([]byte, Stamp, error) {
 		return nil, stamp, f.err("read", name, err)
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, stamp, f.err("stat", name, err)
-	}
-	if st.Nlink == 0 {
-		// It was removed after it was opened, and that changed its stamp.
-		return nil, stamp, f.err("read", name, unix.ENOENT)
-	}
 	stamp = StampOf(&st)
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > MaxFile {
 		return nil, stamp, f.err("read", name, ErrIrregular)
@@ -290,6 +282,25 @@ func (f *Folder) read(name string) ([]byte, Stamp, error) {
 		buf = buf[:len(buf)+n]
 	}
 	return nil, stamp, f.err("read", name, ErrIrregular)
+}
+
+// openFile opens what has this name. A file that lost it after it was opened
+// was replaced or removed, which has changed its stamp: so it looks again, but
+// not for ever.
+func (f *Folder) openFile(name string) (fd int, st unix.Stat_t, err error) {
+	for try := 0; ; try++ {
+		fd, err = unix.Openat(f.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, st, err
+		}
+		if err = unix.Fstat(fd, &st); err == nil && (st.Nlink > 0 || try == 9) {
+			return fd, st, nil
+		}
+		unix.Close(fd)
+		if err != nil {
+			return -1, st, err
+		}
+	}
 }
 
 // Has tells whether there is anything under name.

@@ -503,3 +503,40 @@ func readHoldWithFullTable(path string) {
 	hold, _ := f.ReadHold()
 	fmt.Println(hold)
 }
+
+// A file that is replaced while it is read is there all the time.
+func TestFileReplacedWhileItIsReadIsThere(t *testing.T) {
+	dir, err := Create(filepath.Join(t.TempDir(), "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	f, err := dir.MakeFolder("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Write(State, []byte("phase up\n")); err != nil {
+		t.Fatal(err)
+	}
+	var readers sync.WaitGroup
+	var stop atomic.Bool
+	for range 4 {
+		readers.Go(func() {
+			for !stop.Load() {
+				if _, err := f.Read(State); err != nil {
+					t.Errorf("read: got %v, want no error", err)
+					return
+				}
+			}
+		})
+	}
+	for range 20_000 {
+		if err := f.Write(State, []byte("phase up\n")); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	stop.Store(true)
+	readers.Wait()
+}
