@@ -281,16 +281,30 @@ func TestSignalReachesTheMainProcessAlone(t *testing.T) {
 	pipe := newPipe(t)
 	p := w.start(sh(t, `
 		trap 'echo main >"$REPORT"' USR1
-		(trap 'echo member >"$REPORT"' USR1; echo ready >"$REPORT"; while :; do sleep 0.01; done) &
-		echo ready >"$REPORT"
+		sleep 1000 & echo $! >"$REPORT"
 		while :; do sleep 0.01; done`), "REPORT="+pipe.path)
-	pipe.line()
-	pipe.line()
+	// What a stopped process is sent stays pending, where it can be seen.
+	member := pipe.number()
+	executed(t, member, "sleep")
+	unix.Kill(member, unix.SIGSTOP)
+	eventually(t, "it is stopped", func() bool { return state(member) == 'T' })
+	pending := func() string { return proc(t, member, "status", "ShdPnd:") }
+	const none = "0000000000000000"
 	if err := w.Signal(p.Pid, unix.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
 	if got := pipe.line(); got != "main" {
 		t.Errorf("got %q, want main", got)
+	}
+	if got := pending(); got != none {
+		t.Errorf("Signal reached a member too: %s", got)
+	}
+	// The control: SignalGroup does.
+	if err := w.SignalGroup(p.Pid, unix.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if got := pending(); got == none {
+		t.Error("SignalGroup did not reach the member")
 	}
 	if err := w.SignalGroup(p.Pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)

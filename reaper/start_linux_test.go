@@ -213,13 +213,12 @@ func TestServiceHasItsPathAndItsEnvironmentAlone(t *testing.T) {
 	w.exit(p)
 
 	// No environment is an empty one, not ours.
+	t.Setenv("OURS_ALONE", "1")
 	pipe := newPipe(t)
-	p, err = w.Start(Command{Path: sh(t, `env | grep -c GOPATH_TEST >'`+pipe.path+`'`)})
+	p, err = w.Start(Command{Path: sh(t, `env | grep -c OURS_ALONE >'`+pipe.path+`'`)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	os.Setenv("GOPATH_TEST", "1")
-	defer os.Unsetenv("GOPATH_TEST")
 	if got := pipe.line(); got != "0" {
 		t.Errorf("without an environment: got %s of ours", got)
 	}
