@@ -31,9 +31,17 @@ func TestFiveThousandServicesStartAreListedAndStopWithoutATrace(t *testing.T) {
 	const count = 5000
 	r := rig.New(t, rig.Plain)
 	r.Patience = 2 * time.Minute
+	// What a daemon has open is counted once it has run a service: its parts
+	// open theirs side by side, and later than its run directory can be seen.
+	r.Link("first", r.Sleeper())
 	r.Start()
+	r.Await("up", up, "first")
+	r.Must("stop", "first")
 	before := r.Usage()
 	r.End()
+	if err := os.Remove(filepath.Join(r.Sysdir, "first")); err != nil {
+		t.Fatal(err)
+	}
 
 	names := sleepers(r, count)
 	lap := time.Now()
@@ -76,8 +84,8 @@ func TestFiveThousandServicesStartAreListedAndStopWithoutATrace(t *testing.T) {
 	// A look at a folder or at the directory has one open for a moment.
 	settle := func() {
 		t.Helper()
-		r.Until(fmt.Sprintf("%d descriptors, as at first", before.Descriptors), func() bool {
-			return r.Usage().Descriptors == before.Descriptors
+		r.Until(fmt.Sprintf("no more than %d descriptors, as at first", before.Descriptors), func() bool {
+			return r.Usage().Descriptors <= before.Descriptors
 		})
 	}
 	settle()
