@@ -49,6 +49,7 @@ type Config struct {
 
 	restless restless
 	turns    turns
+	outlives func(name string) // tells the supervisor that KILL did not work at once
 }
 
 // restless is the set of services in back-off. It is the one thing that
@@ -168,6 +169,8 @@ type Service struct {
 	unwritten bool         // the last try to publish failed
 	acted     rundir.Stamp // the lock file that was read here rather than in an order
 	retired   bool
+	past      past
+	parting   bool // the daemon stops, and this service when its turn comes: see part
 }
 
 // NewService makes the actor of a service. bar is why its entry cannot be
@@ -202,7 +205,7 @@ func (s *Service) Run(first Want) {
 			s.drained = nil
 			s.handle(Event{Kind: Drained}, false)
 		case <-s.timer.C:
-			s.handle(Event{Kind: Timer}, false)
+			s.rang()
 		case <-s.mail.wake:
 			for _, message := range s.mail.take() {
 				if !s.retired {
@@ -210,6 +213,7 @@ func (s *Service) Run(first Want) {
 				}
 			}
 		}
+		s.leave()
 	}
 	if s.config.Forget != nil {
 		s.config.Forget(s.name)
@@ -259,9 +263,14 @@ func (s *Service) take(message any) {
 	switch m := message.(type) {
 	case Event:
 		s.handle(m, false)
+	case parting:
+		s.parting = true
 	case Order:
 		if s.config.Debug() {
 			s.config.Report(Taken{s.name, m})
+		}
+		if s.parting && m.starts() {
+			return // as after Shutdown, which is bound to come
 		}
 		s.order(m)
 	}
@@ -304,6 +313,9 @@ func (s *Service) exited(exit reaper.Exit) {
 	s.process.Exited = nil
 	if !exit.Alone {
 		s.drained = s.process.Drained
+	}
+	if s.parting && s.state.Phase == Up {
+		s.handle(Event{Kind: Shutdown}, false) // nothing is restarted now
 	}
 	if s.state.Phase == Up && s.state.Want == WantUp {
 		if f, err := s.config.Rundir.Folder(s.name); err == nil {
@@ -411,6 +423,7 @@ func (s *Service) complete(e Event) Event {
 	defer f.Close()
 	var bad []string
 	e.Manner, bad = f.ReadManner(s.config.Manner)
+	e.Waited = s.past.ended(f, e.At.Sub(s.state.Since))
 	for _, file := range bad {
 		s.config.Report(Misread{s.name, file})
 	}
@@ -442,14 +455,17 @@ func (s *Service) spawn() Event {
 			s.guard = guard
 		}
 		// What the last run wrote about itself does not hold for this one.
-		f.Remove(rundir.Pid, rundir.Syspid, rundir.Ready, rundir.StopSignal, rundir.StopTimeout, rundir.Waiting, rundir.Needs)
+		f.Remove(rundir.Pid, rundir.Syspid)
+		f.ForgetRun()
 		s.shownPid = 0
 		f.Close()
 	}
 	env := append(s.config.Env[:len(s.config.Env):len(s.config.Env)],
 		"SYSMGR_NAME="+s.name,
 		"SYSMGR_DIR="+filepath.Join(s.config.Rundir.Path(), s.name))
-	process, err := s.config.Processes.Start(reaper.Command{Path: filepath.Join(s.config.Sysdir, s.name), Env: env})
+	path := filepath.Join(s.config.Sysdir, s.name)
+	s.past.begun(path)
+	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env})
 	if err != nil {
 		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
 	}
@@ -509,6 +525,9 @@ func (s *Service) write() error {
 	}
 	status := s.state.Status(time.Now(), rundir.Clock())
 	status.Requests, status.Refused = s.requests, s.refused
+	if status.Calls = -1; s.state.Phase == Up {
+		status.Calls = s.past.calls()
+	}
 	if err := f.Write(rundir.State, status.Encode()); err != nil {
 		return err
 	}

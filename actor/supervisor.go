@@ -26,6 +26,7 @@ type Supervisor struct {
 	entries  map[string]Entry
 	renamed  int // entries that wait for the service they were renamed from
 	closing  bool
+	farewell *farewell // since closing
 }
 
 // member is a service as the supervisor knows it.
@@ -49,12 +50,14 @@ type (
 
 // NewSupervisor makes a supervisor without services.
 func NewSupervisor(config *Config) *Supervisor {
-	return &Supervisor{
+	v := &Supervisor{
 		config:   config,
 		mail:     newMailbox[any](),
 		services: make(map[string]*member),
 		entries:  make(map[string]Entry),
 	}
+	config.outlives = func(name string) { v.mail.put(outlived{name}) }
+	return v
 }
 
 // Found tells the supervisor all the entries that there are now. It does not
@@ -93,7 +96,7 @@ func (v *Supervisor) Run() {
 		select {
 		case <-v.mail.wake:
 		case <-late.C:
-			v.config.Report(HeldUp{v.names()})
+			v.config.Report(HeldUp{v.late()})
 			late.Reset(heldUpEvery)
 		}
 		for _, message := range v.mail.take() {
@@ -106,6 +109,9 @@ func (v *Supervisor) Run() {
 				}
 			case retirement:
 				v.retire(m.name)
+				v.onward(m.name)
+			case outlived:
+				v.onward(m.name)
 			case shutdown:
 				if !v.closing {
 					v.close()
@@ -120,10 +126,14 @@ func (v *Supervisor) Run() {
 	}
 }
 
-func (v *Supervisor) names() []string {
+// late lists the services that hold up the shutdown: those that were told to
+// stop. The others wait for them.
+func (v *Supervisor) late() []string {
 	names := make([]string, 0, len(v.services))
 	for name := range v.services {
-		names = append(names, name)
+		if v.farewell.told[name] {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names
@@ -203,12 +213,5 @@ func (v *Supervisor) retire(name string) {
 	delete(v.services, name)
 	if _, ok := v.entries[name]; ok || v.renamed > 0 {
 		v.reconcile()
-	}
-}
-
-func (v *Supervisor) close() {
-	v.closing = true
-	for _, m := range v.services {
-		m.service.Shutdown()
 	}
 }

@@ -28,9 +28,12 @@ var (
 // View is what a client sees of a service.
 type View struct {
 	rundir.Status
-	Ready   bool     // it has said that it is ready
-	Waiting []string // the services it waits for
-	Gone    bool     // it has no folder, or none with a status, any more
+	Ready   bool          // it has said that it is ready
+	Waiting []string      // the services it waits for
+	Needs   []string      // the services it has waited for in this run
+	Waited  time.Duration // how long, all together
+	Called  int           // how often this run has called sysmgr-depends
+	Gone    bool          // it has no folder, or none with a status, any more
 }
 
 // IsUp tells whether it runs, and is not itself waiting for others.
@@ -38,6 +41,10 @@ func (v View) IsUp() bool { return v.Phase == rundir.Up && len(v.Waiting) == 0 }
 
 // For is how long the service has been in its phase.
 func (v View) For() time.Duration { return max(0, rundir.Clock()-v.Clock) }
+
+// Life is how long a service that is up has been so without waiting for
+// others.
+func (v View) Life() time.Duration { return max(0, v.For()-v.Waited) }
 
 // Look reads what there is to see of a service. Without a folder or a status
 // in it the error is fs.ErrNotExist.
@@ -53,9 +60,12 @@ func Look(dir *rundir.Dir, name string) (View, error) {
 	}
 	v := View{Status: status, Ready: f.Has(rundir.Ready)}
 	if status.Phase == rundir.Up {
-		if names, err := f.Read(rundir.Waiting); err == nil {
-			v.Waiting = strings.FieldsFunc(string(names), func(r rune) bool { return r == '\n' })
-		}
+		v.Waiting = f.ReadNames(rundir.Waiting)
+		wait := f.ReadWait()
+		v.Waited, v.Called = wait.At(rundir.Clock()), wait.Calls
+	}
+	if status.Phase == rundir.Up || status.Phase == rundir.Stopping {
+		v.Needs = f.ReadNames(rundir.Needs)
 	}
 	return v, nil
 }
@@ -304,7 +314,7 @@ func Running(once bool) Goal {
 		case v.Phase == rundir.Up && v.Ready:
 			return true, 0, nil
 		case v.Phase == rundir.Up:
-			if left := steady - v.For(); left > 0 {
+			if left := steady - v.Life(); left > 0 {
 				return false, left, nil
 			}
 			return true, 0, nil

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/rundir"
+)
+
+// What is written here into the folder of the calling service is for others to
+// see. A service that has dropped its privileges may not be able to write it,
+// and a full disk neither: it waits all the same.
+
+// leave runs f on the folder of the calling service, if there is one.
+func (w *waiter) leave(f func(*rundir.Folder) error) {
+	if w.self == "" {
+		return
+	}
+	folder, err := w.dir.Folder(w.self)
+	if err == nil {
+		err = f(folder)
+		folder.Close()
+	}
+	if err != nil {
+		w.say("", "svctl will not show that "+w.self+" waits: "+err.Error())
+	}
+}
+
+// call notes that there is a call.
+func (w *waiter) call() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.leave(func(f *rundir.Folder) error {
+		wait := f.ReadWait()
+		wait.Calls++
+		return f.WriteWait(wait)
+	})
+}
+
+// note writes whom the service waits for.
+func (w *waiter) note(open []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if slices.Equal(open, w.open) || len(open) == 0 {
+		return // settle tells of the end, after another look
+	}
+	w.open = open
+	begins := w.since == 0
+	if begins {
+		w.since = rundir.Clock()
+	}
+	w.leave(func(f *rundir.Folder) error {
+		if begins {
+			wait := f.ReadWait()
+			wait.Since = w.since
+			if err := f.WriteWait(wait); err != nil {
+				return err
+			}
+		}
+		return f.Write(rundir.Waiting, rundir.Names(open))
+	})
+}
+
+// settle turns waiting into needs: what the service waited for, now and
+// before.
+func (w *waiter) settle() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.leave(func(f *rundir.Folder) error {
+		all := f.ReadNames(rundir.Needs)
+		for _, name := range w.names {
+			if !slices.Contains(all, name) {
+				all = append(all, name)
+			}
+		}
+		return f.Write(rundir.Needs, rundir.Names(all))
+	})
+	return nil
+}
+
+// end takes the note away: nobody waits any more.
+func (w *waiter) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.since == 0 || w.ended {
+		return
+	}
+	w.ended = true
+	w.leave(func(f *rundir.Folder) error {
+		wait := f.ReadWait()
+		wait.Total, wait.Since = wait.At(rundir.Clock()), 0
+		if err := f.WriteWait(wait); err != nil {
+			return err
+		}
+		return f.Remove(rundir.Waiting)
+	})
+}
+
+// onSignal takes the note away too if a signal ends us. What it returns ends
+// that.
+func (w *waiter) onSignal() (stop func()) {
+	signals := make(chan os.Signal, 1)
+	for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM} {
+		if !signal.Ignored(sig) {
+			signal.Notify(signals, sig)
+		}
+	}
+	go func() {
+		for sig := range signals {
+			w.end()
+			os.Exit(128 + int(sig.(syscall.Signal)))
+		}
+	}()
+	return func() { signal.Stop(signals); close(signals) }
+}
