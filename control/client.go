@@ -80,6 +80,7 @@ type Target struct {
 	Name    string
 	Request *Request // placed first, if there is one
 	Goal    Goal     // nil: it is enough that the daemon has taken the request
+	After   []*Target // the request is placed when these are down, or KILL has not helped
 
 	// Err is the outcome, nil if the goal was reached.
 	Err error
@@ -132,23 +133,39 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	byName := make(map[string][]*Target)
-	open := 0
-	look := func(t *Target) {
-		if !t.done {
-			t.done, t.Err = c.look(t, wait == 0)
-			if wait == 0 && t.Request == nil {
-				c.abandon(t, ErrTime)
-			}
-			if t.done {
-				open--
+	followers := make(map[*Target][]*Target)
+	open := len(targets)
+	for _, t := range targets {
+		byName[t.Name] = append(byName[t.Name], t)
+		for _, first := range t.After {
+			followers[first] = append(followers[first], t)
+		}
+	}
+	var look func(*Target)
+	look = func(t *Target) {
+		if t.done {
+			return
+		}
+		t.done, t.Err = c.look(t, wait == 0)
+		if wait == 0 && t.Request == nil {
+			c.abandon(t, ErrTime)
+		}
+		if t.done {
+			open--
+		} else if rest := t.patience(); rest > 0 && t.next.IsZero() {
+			t.next = time.Now().Add(rest)
+		}
+		if t.yields() {
+			for _, follower := range followers[t] {
+				if !follower.placed {
+					look(follower)
+				}
 			}
 		}
 	}
 	// The run directory itself tells of services that are not there yet.
 	c.watcher.Add(c.dir.Path(), "")
 	for _, t := range targets {
-		byName[t.Name] = append(byName[t.Name], t)
-		open++
 		look(t)
 	}
 	timer := time.NewTimer(time.Hour)
@@ -168,6 +185,9 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 			return
 		case <-deadline.C:
 			for _, t := range targets {
+				if t.Request != nil && !t.placed && !t.done && t.watched {
+					c.place(t) // no order any more, but it is asked for
+				}
 				c.abandon(t, ErrTime)
 			}
 			return
@@ -237,6 +257,9 @@ func (c *Client) look(t *Target, placeOnly bool) (done bool, err error) {
 		return true, err
 	}
 	t.view = view
+	if t.Request != nil && !t.placed && !placeOnly && t.waits() {
+		return false, nil // the end of those rings the bell
+	}
 	if t.Request != nil && !t.placed {
 		err := c.place(t)
 		if errors.Is(err, fs.ErrExist) {

@@ -217,6 +217,9 @@ func (s *session) pursue(p plan, names []string) {
 			targets[i].Request = &r
 		}
 	}
+	if p.request.Verb == control.Stop {
+		control.InOrder(s.dir, targets)
+	}
 	client.Pursue(targets, s.wait)
 	dead := false
 	for _, t := range targets {
