@@ -78,8 +78,8 @@ type Goal func(View) (done bool, again time.Duration, err error)
 // Target is one service and what is wanted of it.
 type Target struct {
 	Name    string
-	Request *Request // placed first, if there is one
-	Goal    Goal     // nil: it is enough that the daemon has taken the request
+	Request *Request  // placed first, if there is one
+	Goal    Goal      // nil: it is enough that the daemon has taken the request
 	After   []*Target // the request is placed when these are down, or KILL has not helped
 
 	// Err is the outcome, nil if the goal was reached.
