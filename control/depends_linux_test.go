@@ -100,6 +100,18 @@ func TestCountsAsUp(t *testing.T) {
 	}
 }
 
+func TestStartIsNotDoneByWaiting(t *testing.T) {
+	t.Parallel()
+	v := View{Status: rundir.Status{Phase: rundir.Up, Clock: rundir.Clock() - time.Hour}, Waited: time.Hour}
+	if done, again, err := Running(false)(v); done || err != nil || again < steady/2 || again > steady {
+		t.Errorf("after an hour of waiting: got %v, again %v, %v", done, again, err)
+	}
+	v.Waited -= 2 * time.Second
+	if done, _, err := Running(false)(v); !done || err != nil {
+		t.Errorf("after an hour of waiting and two seconds: got %v, %v", done, err)
+	}
+}
+
 // waits makes services that wait for others, as "a:b b:c,d".
 func (w *world) waits(text string) {
 	w.t.Helper()
@@ -214,6 +226,9 @@ func TestStopsOfSeveralGoInOrder(t *testing.T) {
 			// KILL does not end it.
 			s.Killed = rundir.Clock()
 			return
+		}
+		if web := d.status["web"]; web.Killed == 0 || rundir.Clock()-web.Killed < outliving {
+			t.Errorf("%s was asked before web had outlived its KILL", m.Service)
 		}
 		name := m.Service
 		time.AfterFunc(50*time.Millisecond, func() { d.phase(name, rundir.Down, rundir.Down) })
