@@ -66,6 +66,9 @@ type outlived struct{ name string }
 // close begins the shutdown.
 func (v *Supervisor) close() {
 	v.closing = true
+	for name := range v.past { // there was no snapshot yet
+		v.add(Entry{Name: name}, "")
+	}
 	v.farewell = newFarewell(v.graph())
 	for name, m := range v.services {
 		if v.farewell.turn(name) {
