@@ -84,6 +84,7 @@ type waiter struct {
 	open  []string
 	since time.Duration // when we began to wait, by rundir.Clock; 0: we did not
 	ended bool
+	mute  bool // that folder cannot be written to
 }
 
 func prepare(names []string, ready bool) (*waiter, error) {
@@ -175,13 +176,16 @@ func (w *waiter) pursue(names []string, end time.Time, limit time.Duration) erro
 // succeed waits for the next daemon: the one we began with was killed, and
 // with it all news has ended.
 func (w *waiter) succeed(end time.Time, limit time.Duration) error {
-	w.say("", "sysmgr is not running any more; waiting for the next one")
 	for {
 		if w.client != nil {
 			w.client.Close()
 			w.client = nil
 		}
-		err := control.Successor(w.dir, min(limit, time.Until(end)))
+		err := control.Successor(w.dir, 0)
+		if errors.Is(err, control.ErrTime) {
+			w.say("", "sysmgr is not running any more; waiting for the next one")
+			err = control.Successor(w.dir, min(limit, time.Until(end)))
+		}
 		if errors.Is(err, control.ErrTime) {
 			return fmt.Errorf("sysmgr is not running: %w after %s", err, limit)
 		}

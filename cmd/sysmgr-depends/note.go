@@ -17,7 +17,7 @@ import (
 
 // leave runs f on the folder of the calling service, if there is one.
 func (w *waiter) leave(f func(*rundir.Folder) error) {
-	if w.self == "" {
+	if w.self == "" || w.mute {
 		return
 	}
 	folder, err := w.dir.Folder(w.self)
@@ -26,6 +26,7 @@ func (w *waiter) leave(f func(*rundir.Folder) error) {
 		folder.Close()
 	}
 	if err != nil {
+		w.mute = true
 		w.say("", "svctl will not show that "+w.self+" waits: "+err.Error())
 	}
 }
