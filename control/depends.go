@@ -36,7 +36,7 @@ func (v View) Counts(path string) (up bool, again time.Duration) {
 	}
 	// Nothing tells of an execve(2). How late this may be is in proportion to
 	// how long the script takes to come to it.
-	return false, min(max(life/2, time.Millisecond), steady-life)
+	return false, min(max(life/4, time.Millisecond), steady-life)
 }
 
 // hasExecuted tells whether a process that began as a script has executed its

@@ -84,7 +84,7 @@ type waiter struct {
 	open  []string
 	since time.Duration // when we began to wait, by rundir.Clock; 0: we did not
 	ended bool
-	mute  bool // that folder cannot be written to
+	mute  bool // it was said that its folder cannot be written to
 }
 
 func prepare(names []string, ready bool) (*waiter, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"slices"
@@ -17,7 +18,7 @@ import (
 
 // leave runs f on the folder of the calling service, if there is one.
 func (w *waiter) leave(f func(*rundir.Folder) error) {
-	if w.self == "" || w.mute {
+	if w.self == "" {
 		return
 	}
 	folder, err := w.dir.Folder(w.self)
@@ -25,7 +26,7 @@ func (w *waiter) leave(f func(*rundir.Folder) error) {
 		err = f(folder)
 		folder.Close()
 	}
-	if err != nil {
+	if err != nil && !w.mute {
 		w.mute = true
 		w.say("", "svctl will not show that "+w.self+" waits: "+err.Error())
 	}
@@ -54,15 +55,13 @@ func (w *waiter) note(open []string) {
 	if begins {
 		w.since = rundir.Clock()
 	}
-	w.leave(func(f *rundir.Folder) error {
+	w.leave(func(f *rundir.Folder) (err error) {
 		if begins {
 			wait := f.ReadWait()
 			wait.Since = w.since
-			if err := f.WriteWait(wait); err != nil {
-				return err
-			}
+			err = f.WriteWait(wait)
 		}
-		return f.Write(rundir.Waiting, rundir.Names(open))
+		return errors.Join(err, f.Write(rundir.Waiting, rundir.Names(open)))
 	})
 }
 
@@ -94,10 +93,7 @@ func (w *waiter) end() {
 	w.leave(func(f *rundir.Folder) error {
 		wait := f.ReadWait()
 		wait.Total, wait.Since = wait.At(rundir.Clock()), 0
-		if err := f.WriteWait(wait); err != nil {
-			return err
-		}
-		return f.Remove(rundir.Waiting)
+		return errors.Join(f.WriteWait(wait), f.Remove(rundir.Waiting))
 	})
 }
 
