@@ -12,7 +12,7 @@ import (
 // that wait for the service want to know whether it has yet to wait itself.
 type habit struct {
 	file   rundir.Stamp // the program that was last started
-	ran    rundir.Stamp // the one that last lived long enough to show
+	ran    rundir.Stamp // the one that last lived long enough to show, on any machine
 	called int          // how often it did
 }
 
@@ -41,7 +41,7 @@ func (h *habit) ended(f *rundir.Folder, life time.Duration) (waited time.Duratio
 	wait := f.ReadWait()
 	waited = min(wait.At(rundir.Clock()), life)
 	h.ran = rundir.Stamp{}
-	if life-waited >= lived && wait.Since == 0 {
+	if life-waited >= forgiven && wait.Since == 0 {
 		h.ran, h.called = h.file, wait.Calls
 	}
 	return waited

@@ -242,16 +242,16 @@ func TestCallsAreRememberedForTheSameFile(t *testing.T) {
 		if got := b.expect("web", "up").Calls; got != -1 {
 			t.Errorf("at first: got %d, want -1", got)
 		}
-		again(2*time.Second, 0, "it did not call")
-		again(500*time.Millisecond, -1, "it had no time to")
+		again(31*time.Second, 0, "it did not call")
+		again(20*time.Second, -1, "it had no time to")
 		b.write("web", rundir.Waited, "total 0\nsince 0\ncalls 2\n")
-		again(2*time.Second, 2, "it called twice")
-		b.write("web", rundir.Waited, "total 1.9\nsince 0\ncalls 1\n")
-		again(2*time.Second, -1, "it waited all the time")
-		again(2*time.Second, 0, "it did not call")
+		again(31*time.Second, 2, "it called twice")
+		b.write("web", rundir.Waited, "total 5\nsince 0\ncalls 1\n")
+		again(31*time.Second, -1, "it had no time besides waiting")
+		again(31*time.Second, 0, "it did not call")
 		if err := os.WriteFile(file, []byte("22"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		again(2*time.Second, -1, "another file")
+		again(31*time.Second, -1, "another file")
 	})
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -25,19 +26,26 @@ func (v View) Counts(path string) (up bool, again time.Duration) {
 	switch {
 	case !v.IsUp():
 		return false, 0
-	case v.Ready, life >= steady:
+	case v.Ready, life >= patient:
 		return true, 0
-	case v.Failures > 0:
+	case v.Failures > 0 && life < steady:
 		return false, steady - life // one of those that come and go, perhaps
 	case v.Calls >= 0 && v.Called >= v.Calls:
 		return true, 0
 	case hasExecuted(v.Pid, path):
 		return true, 0
+	case life < steady:
+		// Nothing tells of an execve(2). How late this may be is in
+		// proportion to how long the script takes to come to it.
+		return false, min(max(life/4, time.Millisecond), steady-life)
+	case isBusy(v.Pid):
+		return false, steady / 10 // on a slow machine a second is nothing
 	}
-	// Nothing tells of an execve(2). How late this may be is in proportion to
-	// how long the script takes to come to it.
-	return false, min(max(life/4, time.Millisecond), steady-life)
+	return true, 0
 }
+
+// patient is how long a script that is busy may take to come to its call.
+const patient = 30 * time.Second
 
 // hasExecuted tells whether a process that began as a script has executed its
 // program, or began as one: then the script is none of its arguments
@@ -54,6 +62,30 @@ func hasExecuted(pid int, path string) bool {
 		}
 		return arg == path || sameFile(filepath.Dir(arg), filepath.Dir(path))
 	})
+}
+
+// isBusy tells whether a process or a descendant runs, waits for a disk or for
+// a processor, or is a sysmgr-depends: then a script may still be on its way
+// (proc_pid_stat(5), proc_pid_task(5)). Where that cannot be seen it is false.
+func isBusy(pid int) bool {
+	tasks, _ := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*"))
+	for _, task := range tasks {
+		stat, _ := os.ReadFile(filepath.Join(task, "stat"))
+		begin, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
+		if begin < 0 || end < 0 || end+2 >= len(stat) {
+			continue
+		}
+		if state := stat[end+2]; state == 'R' || state == 'D' || string(stat[begin+1:end]) == "sysmgr-depends" {
+			return true
+		}
+		children, _ := os.ReadFile(filepath.Join(task, "children"))
+		for _, child := range strings.Fields(string(children)) {
+			if pid, err := strconv.Atoi(child); err == nil && isBusy(pid) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func sameFile(a, b string) bool {

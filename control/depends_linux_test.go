@@ -60,6 +60,7 @@ func TestCountsAsUp(t *testing.T) {
 		{"known not to call", func(v *View) { v.Calls = 0 }, "up", "up"},
 		{"known to call once, and has", func(v *View) { v.Calls, v.Called = 1, 1 }, "up", "up"},
 		{"known to call twice, and has once", func(v *View) { v.Calls, v.Called = 2, 1 }, soon, "up"},
+		{"known to call twice, and up for a second", func(v *View) { v.Calls, v.Clock = 2, v.Clock-time.Second }, "up", "up"},
 		{"crashed and known", func(v *View) { v.Failures, v.Calls = 1, 0 }, later, later},
 	} {
 		got := func() string {
@@ -109,6 +110,57 @@ func TestStartIsNotDoneByWaiting(t *testing.T) {
 	v.Waited -= 2 * time.Second
 	if done, _, err := Running(false)(v); !done || err != nil {
 		t.Errorf("after an hour of waiting and two seconds: got %v, %v", done, err)
+	}
+}
+
+// On a slow machine a second is nothing: while a script, or what it has
+// called, has yet to get a processor, it may still come to wait.
+func TestBusyScriptMayStillComeToItsCall(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "web")
+	counts := func(script string, arg string) func() bool {
+		if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(path, arg)
+		cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Kill(-cmd.Process.Pid, unix.SIGKILL); cmd.Wait() })
+		return func() bool {
+			v := View{Status: rundir.Status{Phase: rundir.Up, Pid: cmd.Process.Pid, Calls: -1, Clock: rundir.Clock() - 2*time.Second}}
+			up, again := v.Counts(path)
+			if !up && again != steady/10 {
+				t.Errorf("got again %v, want %v", again, steady/10)
+			}
+			old := v
+			old.Clock -= patient
+			if up, _ := old.Counts(path); !up {
+				t.Error("it does not count in the end")
+			}
+			return up
+		}
+	}
+	asleep := counts("#!/bin/sh\nsleep 1000\nexit\n", "")
+	eventually(t, "a sleeping script to count", asleep)
+	calls := filepath.Join(dir, "sysmgr-depends")
+	if err := os.Symlink("/bin/sleep", calls); err != nil {
+		t.Fatal(err)
+	}
+	calling := counts("#!/bin/sh\n\"$1\" 1000\nexit\n", calls)
+	time.Sleep(200 * time.Millisecond)
+	for range 20 {
+		if calling() {
+			t.Fatal("a script that calls sysmgr-depends counts as up")
+		}
+	}
+	running := counts("#!/bin/sh\n(while :; do :; done)\nexit\n", "")
+	for range 20 {
+		if running() {
+			t.Fatal("a script that runs counts as up")
+		}
 	}
 }
 
