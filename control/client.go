@@ -32,6 +32,7 @@ type View struct {
 	Waiting []string      // the services it waits for
 	Needs   []string      // the services it has waited for in this run
 	Waited  time.Duration // how long, all together
+	Went    time.Duration // when it ended to wait, by rundir.Clock; 0: it has not
 	Called  int           // how often this run has called sysmgr-depends
 	Gone    bool          // it has no folder, or none with a status, any more
 }
@@ -62,7 +63,7 @@ func Look(dir *rundir.Dir, name string) (View, error) {
 	if status.Phase == rundir.Up {
 		v.Waiting = f.ReadNames(rundir.Waiting)
 		wait := f.ReadWait()
-		v.Waited, v.Called = wait.At(rundir.Clock()), wait.Calls
+		v.Waited, v.Went, v.Called = wait.At(rundir.Clock()), wait.Ended, wait.Calls
 	}
 	if status.Phase == rundir.Up || status.Phase == rundir.Stopping {
 		v.Needs = f.ReadNames(rundir.Needs)

@@ -23,10 +23,11 @@ import (
 // sysmgr-depends itself. So this asks for a sign that it will not.
 func (v View) Counts(path string) (up bool, again time.Duration) {
 	life := v.Life()
+	since := min(v.For(), max(0, rundir.Clock()-v.Went)) // it has begun, or gone on
 	switch {
 	case !v.IsUp():
 		return false, 0
-	case v.Ready, life >= patient:
+	case v.Ready, since >= patient:
 		return true, 0
 	case v.Failures > 0 && life < steady:
 		return false, steady - life // one of those that come and go, perhaps
@@ -34,10 +35,10 @@ func (v View) Counts(path string) (up bool, again time.Duration) {
 		return true, 0
 	case hasExecuted(v.Pid, path):
 		return true, 0
-	case life < steady:
+	case since < steady:
 		// Nothing tells of an execve(2). How late this may be is in
 		// proportion to how long the script takes to come to it.
-		return false, min(max(life/4, time.Millisecond), steady-life)
+		return false, min(max(since/4, time.Millisecond), steady-since)
 	case isBusy(v.Pid):
 		return false, steady / 10 // on a slow machine a second is nothing
 	}

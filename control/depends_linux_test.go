@@ -54,7 +54,7 @@ func TestCountsAsUp(t *testing.T) {
 		{"waiting", func(v *View) { v.Waiting = []string{"db"} }, no, no},
 		{"waiting and ready", func(v *View) { v.Waiting, v.Ready = []string{"db"}, true }, no, no},
 		{"up for a second", func(v *View) { v.Clock -= time.Second }, "up", "up"},
-		{"up for a second, all of it waiting", func(v *View) { v.Clock -= time.Second; v.Waited = 1100 * time.Millisecond }, soon, "up"},
+		{"up for a second, all of it waiting", func(v *View) { v.Clock -= time.Second; v.Went = rundir.Clock() - 100*time.Millisecond }, soon, "up"},
 		{"crashed", func(v *View) { v.Failures = 1 }, later, later},
 		{"crashed, and up for a second", func(v *View) { v.Failures, v.Clock = 1, v.Clock-time.Second }, "up", "up"},
 		{"known not to call", func(v *View) { v.Calls = 0 }, "up", "up"},

@@ -57,7 +57,7 @@ func run(args []string) int {
 	}
 	w, err := prepare(names, *ready)
 	if err == nil {
-		defer w.onSignal()()
+		w.onSignal()
 		err = w.wait(wait)
 		w.end()
 	}

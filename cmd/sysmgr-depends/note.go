@@ -92,14 +92,14 @@ func (w *waiter) end() {
 	w.ended = true
 	w.leave(func(f *rundir.Folder) error {
 		wait := f.ReadWait()
-		wait.Total, wait.Since = wait.At(rundir.Clock()), 0
+		now := rundir.Clock()
+		wait.Total, wait.Since, wait.Ended = wait.At(now), 0, now
 		return errors.Join(f.WriteWait(wait), f.Remove(rundir.Waiting))
 	})
 }
 
-// onSignal takes the note away too if a signal ends us. What it returns ends
-// that.
-func (w *waiter) onSignal() (stop func()) {
+// onSignal takes the note away too if a signal ends us.
+func (w *waiter) onSignal() {
 	signals := make(chan os.Signal, 1)
 	for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM} {
 		if !signal.Ignored(sig) {
@@ -107,10 +107,8 @@ func (w *waiter) onSignal() (stop func()) {
 		}
 	}
 	go func() {
-		for sig := range signals {
-			w.end()
-			os.Exit(128 + int(sig.(syscall.Signal)))
-		}
+		sig := <-signals
+		w.end()
+		os.Exit(128 + int(sig.(syscall.Signal)))
 	}()
-	return func() { signal.Stop(signals); close(signals) }
 }

@@ -46,6 +46,7 @@ func (f *Folder) ReadNames(file string) []string {
 type Wait struct {
 	Total time.Duration // of the waits that are over
 	Since time.Duration // by Clock, of the one that is not; 0: none
+	Ended time.Duration // by Clock, of the last one; 0: none has ended
 	Calls int           // of sysmgr-depends
 }
 
@@ -59,7 +60,8 @@ func (w Wait) At(clock time.Duration) time.Duration {
 
 // WriteWait writes Waited.
 func (f *Folder) WriteWait(w Wait) error {
-	return f.Write(Waited, fmt.Appendf(nil, "total %s\nsince %s\ncalls %d\n", seconds(w.Total), seconds(w.Since), w.Calls))
+	return f.Write(Waited, fmt.Appendf(nil, "total %s\nsince %s\nended %s\ncalls %d\n",
+		seconds(w.Total), seconds(w.Since), seconds(w.Ended), w.Calls))
 }
 
 // ReadWait reads Waited; the zero Wait if there is none.
@@ -74,6 +76,8 @@ func (f *Folder) ReadWait() (w Wait) {
 			w.Total = parseSeconds(value)
 		case "since":
 			w.Since = parseSeconds(value)
+		case "ended":
+			w.Ended = parseSeconds(value)
 		case "calls":
 			w.Calls, _ = strconv.Atoi(value)
 		}
