@@ -80,28 +80,21 @@ func (r *restless) set(name string, in bool) {
 
 // turns bounds how many services are between taking their guard and giving it
 // back: each has a descriptor open, and every open descriptor makes each fork
-// dearer. It is some more than are forked at once, so that a fork never waits
-// for a service that is only publishing. A start that hangs in execve(2) gives
-// its turn back before it is over, so that it is in nobody's way.
+// dearer. It is some more than wait to be forked at once, so that a fork never
+// waits for a service that is only publishing.
 type turns struct {
 	once sync.Once
 	free chan struct{}
 }
 
-const (
-	mostTurns = 16
-	hanging   = 250 * time.Millisecond
-)
+const mostTurns = 16
 
-// take takes a turn. It is given back by the function returned, or after a
-// while.
-func (t *turns) take() (giveBack func()) {
+func (t *turns) take() {
 	t.once.Do(func() { t.free = make(chan struct{}, mostTurns) })
 	t.free <- struct{}{}
-	back := sync.OnceFunc(func() { <-t.free })
-	late := time.AfterFunc(hanging, back)
-	return func() { late.Stop(); back() }
 }
+
+func (t *turns) giveBack() { <-t.free }
 
 // Order is a message to an actor: an event, and what came with it.
 type Order struct {
@@ -153,6 +146,9 @@ type Misread struct {
 	File    string
 }
 
+// Hanging is told when the start of a service takes long.
+type Hanging struct{ Service string }
+
 // HeldUp is told when a shutdown waits for services.
 type HeldUp struct {
 	Services []string
@@ -164,6 +160,7 @@ func (Taken) fact()       {}
 func (Unpublished) fact() {}
 func (Published) fact()   {}
 func (Misread) fact()     {}
+func (Hanging) fact()     {}
 func (HeldUp) fact()      {}
 
 // Service is the actor of one service. Run owns everything but the mailbox.
@@ -176,7 +173,7 @@ type Service struct {
 	process reaper.Process
 	drained <-chan struct{} // the process's, from its exit on: before that it is no news
 	timer   *time.Timer
-	turn    func()        // gives back one of config.turns, which it has as long as a guard may be held
+	turn    bool          // it has one of config.turns, as long as a guard may be held
 	guard   *rundir.Guard // held from before a fork until the state is published
 
 	past     *rundir.Record // what the daemon before this one left of it; nil once it is taken over
@@ -485,9 +482,9 @@ func (s *Service) letGo() {
 		s.guard.Release()
 		s.guard = nil
 	}
-	if s.turn != nil {
-		s.turn()
-		s.turn = nil
+	if s.turn {
+		s.config.turns.giveBack()
+		s.turn = false
 	}
 }
 
@@ -535,8 +532,9 @@ func (s *Service) arm() {
 // spawn starts the process and returns the answer to Step's question. Until
 // it has it, the actor listens to nothing else: orders wait in the mailbox.
 func (s *Service) spawn() Event {
-	if s.turn == nil {
-		s.turn = s.config.turns.take()
+	if !s.turn {
+		s.config.turns.take()
+		s.turn = true
 	}
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
 		if !s.config.Foreground {
@@ -562,7 +560,7 @@ func (s *Service) spawn() Event {
 	// the process.
 	s.from, s.to = reaper.BootTime(), 0
 	s.remember()
-	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env})
+	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env, Late: s.hangs})
 	if err != nil {
 		s.from = 0
 		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
@@ -570,6 +568,18 @@ func (s *Service) spawn() Event {
 	s.to = reaper.BootTime()
 	s.process = process
 	return Event{Kind: Started, Pid: process.Pid}
+}
+
+// hangs is called when a start takes long, as it does in execve(2) of a file
+// whose file system does not answer. It is in nobody's way, and is told of.
+func (s *Service) hangs() {
+	if s.turn {
+		s.config.turns.giveBack()
+		s.turn = false
+	}
+	s.state.Cause = "its start hangs"
+	s.publish()
+	s.config.Report(Hanging{s.name})
 }
 
 // forgetRun removes what the last run wrote about itself, which does not hold

@@ -64,7 +64,7 @@ type Reaper struct {
 	report func(Fact)
 	null   *os.File
 	jobs   chan job
-	slots  chan struct{} // one for each fork that does not hang
+	slot   chan struct{} // held by the fork that is under way, unless it hangs
 	calm   sync.RWMutex  // read-locked by each fork; see Collect
 	again  chan struct{} // asks for one more sweep
 	sub    bool          // orphans come to us: we are PID 1 or a subreaper
@@ -134,7 +134,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		report:   report,
 		null:     null,
 		jobs:     make(chan job),
-		slots:    make(chan struct{}, forkers()),
+		slot:     make(chan struct{}, 1),
 		again:    make(chan struct{}, 1),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
 		main:     make(map[int]*child),
@@ -184,11 +184,6 @@ func (r *Reaper) Run(ctx context.Context) error {
 		}
 	}
 }
-
-// forkers is how many forks may be under way at once, but for those that hang:
-// some more than there are processors to do the work. A fork keeps one of the
-// runtime's (GOMAXPROCS), so that there have to be more of those.
-func forkers() int { return max(1, min(runtime.GOMAXPROCS(0)-1, runtime.NumCPU()+1)) }
 
 // reap takes every child that has ended. It tells whether a main process was,
 // or may have been, among them.

@@ -21,7 +21,15 @@ type Command struct {
 	Args []string
 	Env  []string
 	Mute bool // what it writes goes nowhere
+
+	// Late is called, by the goroutine that called Start, if that takes
+	// longer than it should; nil is allowed.
+	Late func()
 }
+
+// lateAfter is how long a Start takes before it is late. It may have to wait
+// for others.
+const lateAfter = 250 * time.Millisecond
 
 // StartError says why a process could not be started. Errno is what fork or
 // execve(2) said; Reason says it for people, where more than that is known.
@@ -56,23 +64,36 @@ type answer struct {
 // of thousands, stays small.
 func (r *Reaper) Start(command Command) (Process, error) {
 	j := job{command: command, answer: make(chan answer, 1)}
-	r.jobs <- j
-	a := <-j.answer
-	return a.process, a.err
+	late := time.NewTimer(lateAfter)
+	defer late.Stop()
+	for jobs := r.jobs; ; {
+		select {
+		case jobs <- j:
+			jobs = nil
+		case a := <-j.answer:
+			return a.process, a.err
+		case <-late.C:
+			if command.Late != nil {
+				command.Late()
+			}
+		}
+	}
 }
 
-// forkLoop serves Starts until stop is closed. As many loops are at work as may
-// fork at once (see forkers), and the others wait for one of those that hangs.
+// forkLoop serves Starts until stop is closed. One of the loops forks, and the
+// others wait in case it hangs: a child has copies of all our descriptors until
+// it has executed, among them the pipe by which another fork, begun a moment
+// before, learns of the success of its own. If it hung, so would that one.
 func (r *Reaper) forkLoop(stop <-chan struct{}) {
 	for {
 		select {
-		case r.slots <- struct{}{}:
+		case r.slot <- struct{}{}:
 		case <-stop:
 			return
 		}
 		select {
 		case j := <-r.jobs:
-			back := sync.OnceFunc(func() { <-r.slots })
+			back := sync.OnceFunc(func() { <-r.slot })
 			late := time.AfterFunc(hanging, back)
 			process, err := r.start(j.command)
 			late.Stop()

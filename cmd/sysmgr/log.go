@@ -54,6 +54,7 @@ type (
 	unrecorded struct{ err error }
 	unreplaced struct{ err error }
 	adrift     struct{ err error }
+	inherits   struct{}
 	rebuilt    struct{}
 	ended      struct{ code int }
 	heard      struct{ signal, effect string }
@@ -188,6 +189,8 @@ func (j *journal) print(l line) {
 		close(f.written)
 	case begun:
 		log(info, "sysmgr started", zap.String("sysdir", f.sysdir), zap.String("rundir", f.rundir), zap.Int("pid", os.Getpid()), zap.Int("services_taken_over", f.services))
+	case inherits:
+		log(warn, "lock held by a start that the last sysmgr left under way, waiting for it")
 	case adrift:
 		log(warn, "run directory lost, services are kept from memory", zap.Error(f.err))
 	case rebuilt:
@@ -224,6 +227,8 @@ func (j *journal) print(l line) {
 		log(info, "states published again")
 	case actor.Misread:
 		log(warn, "file ignored: no sense in it", zap.String("service", f.Service), zap.String("file", f.File))
+	case actor.Hanging:
+		log(warn, "start of service hangs", zap.String("service", f.Service))
 	case actor.HeldUp:
 		log(warn, "shutdown waits for services", zap.Strings("services", f.Services))
 

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/oklog/run"
 	"golang.org/x/sys/unix"
@@ -94,6 +95,10 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	if err != nil {
 		return fail(err)
 	}
+	reap, err := reaper.New(func(f reaper.Fact) { log.report(f) })
+	if err != nil {
+		return fail(err)
+	}
 	look := make(chan struct{}, 1) // at the run directory
 	knock := func() {
 		select {
@@ -122,7 +127,7 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	claim, err := dir.Inherit(os.Getenv(inherited))
 	replaced := err == nil
 	if !replaced {
-		claim, err = dir.Claim()
+		claim, err = claimSoon(dir, log)
 	}
 	os.Unsetenv(inherited)
 	if errors.Is(err, rundir.ErrRunning) {
@@ -141,10 +146,6 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	records, past, err := claim.Records()
 	if err != nil {
 		log.report(unrecorded{err})
-	}
-	reap, err := reaper.New(func(f reaper.Fact) { log.report(f) })
-	if err != nil {
-		return fail(err)
 	}
 	if replaced {
 		children := make([]int, 0, len(past))
@@ -203,6 +204,25 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	group.Run()
 	return code
 }
+
+// claimSoon claims the run directory. The daemon before us may have been killed
+// in the middle of a start: as long as its child has not executed, that has its
+// locks. That is waited for, though not for ever.
+func claimSoon(dir *rundir.Dir, log *journal) (*rundir.Claim, error) {
+	claim, err := dir.Claim()
+	for waited := time.Duration(0); errors.Is(err, rundir.ErrRunning) && waited < 5*time.Second && dir.Orphaned(); {
+		if waited == 0 {
+			log.report(inherits{})
+		}
+		time.Sleep(claimAgain)
+		waited += claimAgain
+		claim, err = dir.Claim()
+	}
+	return claim, err
+}
+
+// claimAgain is how long to wait between two tries.
+const claimAgain = 20 * time.Millisecond
 
 // translate makes what the scanner sees into what the supervisor is told.
 func translate(entries []scanner.Entry) []actor.Entry {

@@ -170,6 +170,17 @@ func (c *Claim) PassOn() (word string, undo func()) {
 	}
 }
 
+// Orphaned tells whether the process that RUNDIR/pid names is gone although the
+// run directory is locked: then a child that it was just starting has the lock.
+func (d *Dir) Orphaned() bool {
+	data, err := d.top().Read(Pid)
+	if err != nil {
+		return false
+	}
+	pid, err := ParsePid(data)
+	return err == nil && unix.Kill(pid, 0) == unix.ESRCH
+}
+
 // Inherit is the other end of PassOn. ErrNotRunning: there is nothing to
 // inherit; whoever gets that takes a Claim of his own.
 func (d *Dir) Inherit(word string) (*Claim, error) {

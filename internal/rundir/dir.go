@@ -66,8 +66,10 @@ func Create(path string) (*Dir, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
+	made := false
 	switch err := os.Mkdir(path, 0o755); {
 	case err == nil:
+		made = true
 		// The umask took its part of the mode; state is for all to read.
 		if err := os.Chmod(path, 0o755); err != nil {
 			return nil, err
@@ -85,6 +87,9 @@ func Create(path string) (*Dir, error) {
 	d := &Dir{file: os.NewFile(uintptr(fd), path), path: path}
 	if err := d.trusted(); err != nil {
 		d.Close()
+		if made {
+			os.Remove(path)
+		}
 		return nil, err
 	}
 	return d, nil
