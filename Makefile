@@ -7,7 +7,7 @@
 #   make bench           measure, as ratios to a bare fork
 #   make cross           build and vet for the other systems
 #   make dist            make a source archive of HEAD
-#   make install         install programs and manuals
+#   make install         install programs, manuals and completions
 #
 # Everything below can be set on the command line, as in: make PREFIX=/usr
 
@@ -15,6 +15,9 @@ PREFIX   = /usr/local
 BINDIR   = $(PREFIX)/bin
 SBINDIR  = $(PREFIX)/sbin
 MANDIR   = $(PREFIX)/share/man
+BASHDIR  = $(PREFIX)/share/bash-completion/completions
+ZSHDIR   = $(PREFIX)/share/zsh/site-functions
+FISHDIR  = $(PREFIX)/share/fish/vendor_completions.d
 SYSDIR   = /var/sysmgr
 RUNDIR   = /run/sysmgr
 DESTDIR  =
@@ -85,12 +88,21 @@ install: all
 	install -m 644 man/*.1 '$(DESTDIR)$(MANDIR)/man1/'
 	install -m 644 man/*.7 '$(DESTDIR)$(MANDIR)/man7/'
 	install -m 644 man/*.8 '$(DESTDIR)$(MANDIR)/man8/'
+	mkdir -p '$(DESTDIR)$(BASHDIR)' '$(DESTDIR)$(ZSHDIR)' '$(DESTDIR)$(FISHDIR)'
+	sed 's|/run/sysmgr|$(RUNDIR)|' contrib/completions/svctl.bash >'$(DESTDIR)$(BASHDIR)/svctl'
+	sed 's|/run/sysmgr|$(RUNDIR)|' contrib/completions/_svctl >'$(DESTDIR)$(ZSHDIR)/_svctl'
+	sed 's|/run/sysmgr|$(RUNDIR)|' contrib/completions/svctl.fish >'$(DESTDIR)$(FISHDIR)/svctl.fish'
+	chmod 644 '$(DESTDIR)$(BASHDIR)/svctl' '$(DESTDIR)$(ZSHDIR)/_svctl' '$(DESTDIR)$(FISHDIR)/svctl.fish'
+	for p in sysmgr runsyssv sysmgr-depends; do \
+		ln -sf svctl '$(DESTDIR)$(BASHDIR)/'$$p && ln -sf svctl.fish '$(DESTDIR)$(FISHDIR)/'$$p.fish || exit 1; \
+	done
 
 # The service directory stays: it holds what others have put there.
 uninstall:
 	rm -f '$(DESTDIR)$(SBINDIR)/sysmgr' '$(DESTDIR)$(BINDIR)/svctl' '$(DESTDIR)$(BINDIR)/runsyssv' '$(DESTDIR)$(BINDIR)/sysmgr-depends'
 	rm -f '$(DESTDIR)$(MANDIR)/man1/svctl.1' '$(DESTDIR)$(MANDIR)/man1/runsyssv.1' '$(DESTDIR)$(MANDIR)/man1/sysmgr-depends.1'
-	rm -f '$(DESTDIR)$(MANDIR)/man7/sysmgr-states.7' '$(DESTDIR)$(MANDIR)/man8/sysmgr.8'
+	rm -f '$(DESTDIR)$(MANDIR)/man7/sysmgr-states.7' '$(DESTDIR)$(MANDIR)/man8/sysmgr.8' '$(DESTDIR)$(ZSHDIR)/_svctl'
+	for p in $(PROGRAMS); do rm -f '$(DESTDIR)$(BASHDIR)/'$$p '$(DESTDIR)$(FISHDIR)/'$$p.fish; done
 
 dist:
 	mkdir -p dist
