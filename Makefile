@@ -5,6 +5,7 @@
 #   make test            run all tests
 #   make check           everything that has to hold before a commit
 #   make bench           measure, as ratios to a bare fork
+#   make test-vm         boot a kernel in QEMU, with sysmgr under its init
 #   make cross           build and vet for the other systems
 #   make dist            make a source archive of HEAD
 #   make install         install programs, manuals and completions
@@ -49,6 +50,11 @@ run: all
 test:
 	$(GO) test -race -count=1 -timeout 170s ./...
 
+# A kernel is downloaded for it, not installed; KERNEL is another one to take.
+test-vm:
+	kernel=$$(internal/vm/kernel '$(BIN)/vm') && SYSMGR_VM_KERNEL=$${kernel:+$$(realpath "$$kernel")} \
+		$(GO) test -count=1 -v -timeout 600s ./internal/vm
+
 check: format vet staticcheck manuals scripts test
 
 format:
@@ -65,7 +71,7 @@ manuals:
 	mandoc -T lint -W warning man/*.[1-8]
 
 scripts:
-	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/container/services/* contrib/init/run
+	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/container/services/* contrib/init/run internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
 	shellcheck -s bash .ci/run contrib/completions/svctl.bash
 
 # Other systems: builds and vets for each of them.
@@ -111,4 +117,4 @@ dist:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test check format vet staticcheck manuals scripts cross bench install uninstall dist clean
+.PHONY: always all run test test-vm check format vet staticcheck manuals scripts cross bench install uninstall dist clean
