@@ -6,6 +6,7 @@
 #   make check           everything that has to hold before a commit
 #   make bench           measure, as ratios to a bare fork
 #   make test-vm         boot a kernel in QEMU, with sysmgr under its init
+#   make test-services   run the scripts of contrib/services, as root
 #   make cross           build and vet for the other systems
 #   make dist            make a source archive of HEAD
 #   make install         install programs, manuals and completions
@@ -54,6 +55,9 @@ test:
 test-vm:
 	kernel=$$(internal/vm/kernel '$(BIN)/vm') && SYSMGR_VM_KERNEL=$${kernel:+$$(realpath "$$kernel")} \
 		$(GO) test -count=1 -v -timeout 600s ./internal/vm
+
+test-services:
+	SYSMGR_TEST_SERVICES=1 $(GO) test -count=1 -v -timeout 600s ./internal/services
 
 check: format vet staticcheck manuals scripts test
 
@@ -117,4 +121,4 @@ dist:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test test-vm check format vet staticcheck manuals scripts cross bench install uninstall dist clean
+.PHONY: always all run test test-vm test-services check format vet staticcheck manuals scripts cross bench install uninstall dist clean
