@@ -7,6 +7,7 @@
 #   make bench           measure, as ratios to a bare fork
 #   make test-vm         boot a kernel in QEMU, with sysmgr under its init
 #   make test-services   run the scripts of contrib/services, as root
+#   make test-container  sysmgr as process 1 of containers, as root
 #   make cross           build and vet for the other systems
 #   make dist            make a source archive of HEAD
 #   make install         install programs, manuals and completions
@@ -58,6 +59,9 @@ test-vm:
 
 test-services:
 	SYSMGR_TEST_SERVICES=1 $(GO) test -count=1 -v -timeout 600s ./internal/services
+
+test-container:
+	SYSMGR_TEST_CONTAINER=1 $(GO) test -count=1 -v -timeout 600s ./internal/container
 
 check: format vet staticcheck manuals scripts test
 
@@ -121,4 +125,4 @@ dist:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test test-vm test-services check format vet staticcheck manuals scripts cross bench install uninstall dist clean
+.PHONY: always all run test test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist clean

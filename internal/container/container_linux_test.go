@@ -24,7 +24,13 @@ const patience = 90 * time.Second
 // bin is where the programs are, static as in an image.
 var bin string
 
+// asked is set by make test-container.
+const asked = "SYSMGR_TEST_CONTAINER"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asked) == "" {
+		os.Exit(m.Run()) // to say that they are skipped
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "sysmgr-container-")
 		if err != nil {
@@ -53,10 +59,19 @@ type container struct {
 	ended          chan struct{}
 }
 
+// needed skips a test that nobody has asked for.
+func needed(t *testing.T) {
+	t.Helper()
+	if os.Getenv(asked) == "" {
+		t.Skip("make test-container runs this")
+	}
+	have.Root(t)
+}
+
 // prepared makes the folders of a container.
 func prepared(t *testing.T) *container {
 	t.Helper()
-	have.Root(t)
+	needed(t)
 	// Not t.TempDir: other users have to get there.
 	dir, err := os.MkdirTemp(filepath.Dir(bin), "container-")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // machine has, and returns its folder.
 func group(t *testing.T, controller, file2, file1, limit string) string {
 	t.Helper()
-	have.Root(t)
+	needed(t)
 	var top, file string
 	switch {
 	case contains("/sys/fs/cgroup/cgroup.controllers", controller):
