@@ -10,6 +10,7 @@
 #   make test-container  sysmgr as process 1 of containers, as root
 #   make cross           build and vet for the other systems
 #   make dist            make a source archive of HEAD
+#   make deb             make a Debian package
 #   make install         install programs, manuals and completions
 #
 # Everything below can be set on the command line, as in: make PREFIX=/usr
@@ -38,7 +39,7 @@ all: $(BIN)/sysmgr
 # Built anew when a source is newer or the flags are others than last time, so
 # that 'make install', as root, needs no Go after 'make'.
 $(BIN)/sysmgr: $(BIN)/.flags go.mod go.sum $(shell find cmd actor reaper scanner control internal -name '*.go')
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
 	@touch '$@'
 
 $(BIN)/.flags: always
@@ -79,7 +80,7 @@ manuals:
 	mandoc -T lint -W warning man/*.[1-8]
 
 scripts:
-	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/container/root contrib/container/services/* contrib/init/run internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
+	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/container/root contrib/container/services/* contrib/init/run contrib/debian/build internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
 	shellcheck -s bash .ci/run contrib/completions/svctl.bash
 
 # Other systems: builds and vets for each of them.
@@ -118,11 +119,15 @@ uninstall:
 	rm -f '$(DESTDIR)$(MANDIR)/man7/sysmgr-states.7' '$(DESTDIR)$(MANDIR)/man8/sysmgr.8' '$(DESTDIR)$(ZSHDIR)/_svctl'
 	for p in $(PROGRAMS); do rm -f '$(DESTDIR)$(BASHDIR)/'$$p '$(DESTDIR)$(FISHDIR)/'$$p.fish; done
 
+# The same commit makes the same bytes, here and elsewhere.
 dist:
 	mkdir -p dist
-	git archive --prefix=sysmgr-$(VERSION)/ -o dist/sysmgr-$(VERSION).tar.gz HEAD
+	git -c tar.umask=0022 archive --format=tar --prefix=sysmgr-$(VERSION)/ HEAD | gzip -9n >dist/sysmgr-$(VERSION).tar.gz
+
+deb:
+	GO='$(GO)' MAKE='$(MAKE)' contrib/debian/build '$(VERSION)' dist
 
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist clean
+.PHONY: always all run test test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist deb clean
