@@ -80,7 +80,7 @@ manuals:
 	mandoc -T lint -W warning man/*.[1-8]
 
 scripts:
-	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/container/root contrib/container/services/* contrib/init/run contrib/user/profile contrib/user/sysmgr.openrc contrib/debian/build internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
+	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/migrate/* contrib/container/root contrib/container/services/* contrib/init/run contrib/user/profile contrib/user/sysmgr.openrc contrib/debian/build internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
 	shellcheck -s bash .ci/run contrib/completions/svctl.bash
 
 # Other systems: builds and vets for each of them.
