@@ -80,7 +80,7 @@ manuals:
 	mandoc -T lint -W warning man/*.[1-8]
 
 scripts:
-	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/migrate/* contrib/container/root contrib/container/services/* contrib/init/run contrib/user/profile contrib/user/sysmgr.openrc contrib/debian/build internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
+	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/migrate/* contrib/container/root contrib/container/services/* contrib/init/run contrib/user/profile contrib/user/sysmgr.openrc contrib/screen/record contrib/screen/session contrib/debian/build internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
 	shellcheck -s bash .ci/run contrib/completions/svctl.bash
 
 # Other systems: builds and vets for each of them.
@@ -95,6 +95,11 @@ cross:
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/bench
 	$(GO) test -count=1 -v -run DaemonAtRest ./internal/load
+
+# The picture of the README, anew.
+screen: all
+	contrib/screen/record '$(BIN)' >'$(BIN)/session.svg'
+	mv '$(BIN)/session.svg' contrib/screen/session.svg
 
 install: all
 	mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(SYSDIR)'
@@ -130,4 +135,4 @@ deb:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist deb clean
+.PHONY: always all run test test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist deb screen clean

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/have"
 )
 
 // terminal is a program on a pseudo-terminal.
@@ -209,10 +211,7 @@ func TestShellsCompleteWords(t *testing.T) {
 	}
 	for name, shell := range shells {
 		t.Run(name, func(t *testing.T) {
-			path, err := exec.LookPath(name)
-			if err != nil {
-				t.Skipf("%s is not installed", name)
-			}
+			path := have.Program(t, name, name)
 			cmd := exec.Command(path, shell.args...)
 			cmd.Env = append(env, "TERM=dumb", "HOME="+t.TempDir(), "INPUTRC=/dev/null", "ENV=", "LC_ALL=C.UTF-8")
 			term := onTerminal(t, cmd)
@@ -239,9 +238,7 @@ func TestShellsShowPhases(t *testing.T) {
 	}
 	phases := [][2]string{{"a b", "up"}, {"bad", "backoff"}, {"db", "down"}, {"text", "blocked"}, {"web", "waiting"}}
 	t.Run("fish", func(t *testing.T) {
-		if _, err := exec.LookPath("fish"); err != nil {
-			t.Skip("fish is not installed")
-		}
+		have.Program(t, "fish", "fish")
 		cmd := exec.Command("fish", "--no-config", "-c", "source "+folder+`/svctl.fish; complete -C 'svctl stop '`)
 		cmd.Env = append(env, "HOME="+t.TempDir())
 		out, err := cmd.Output()
@@ -254,10 +251,7 @@ func TestShellsShowPhases(t *testing.T) {
 		}
 	})
 	t.Run("zsh", func(t *testing.T) {
-		path, err := exec.LookPath("zsh")
-		if err != nil {
-			t.Skip("zsh is not installed")
-		}
+		path := have.Program(t, "zsh", "zsh")
 		cmd := exec.Command(path, "-f", "-i")
 		cmd.Env = append(env, "TERM=dumb", "HOME="+t.TempDir())
 		term := onTerminal(t, cmd)

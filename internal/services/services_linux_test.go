@@ -240,8 +240,9 @@ var trials = []trial{
 		w.must(t, "ip", "link", "add", "leased0", "type", "veth", "peer", "name", "lessor0")
 		w.must(t, "ip", "address", "add", "10.9.8.1/24", "dev", "lessor0")
 		w.must(t, "ip", "link", "set", "lessor0", "up")
-		write(t, "/run/udhcpd.conf", "start 10.9.8.50\nend 10.9.8.60\ninterface lessor0\nlease_file /run/udhcpd.leases\npidfile /run/udhcpd.pid\noption subnet 255.255.255.0\noption lease 3600\n", 0o644)
+		write(t, "/run/udhcpd.conf", "start 10.9.8.50\nend 10.9.8.59\ninterface lessor0\nlease_file /run/udhcpd.leases\npidfile /run/udhcpd.pid\noption subnet 255.255.255.0\noption lease 3600\n", 0o644)
 		write(t, "/run/udhcpd.leases", "", 0o644)
+		write(t, "/etc/dhcpcd.conf", "noarp\nnoipv6\n", 0o644) // sooner
 		w.script(t, "lessor", "#!/bin/sh\nexec busybox udhcpd -f /run/udhcpd.conf\n")
 		w.must(t, "svctl", "-w", "60", "start", "lessor")
 	}, check: func(t *testing.T, w *world) {
@@ -263,6 +264,13 @@ var trials = []trial{
 	{script: "redis", program: "redis-server", from: "redis-server", port: 6379, check: func(t *testing.T, w *world) {
 		if out := w.must(t, "redis-cli", "ping"); strings.TrimSpace(out) != "PONG" {
 			t.Errorf("redis-cli ping: got %q, want PONG", out)
+		}
+	}},
+	{script: "postgres", program: "pg_isready", from: "postgresql", port: 5432, check: func(t *testing.T, w *world) {
+		w.must(t, "svctl", "-w", "60", "wait", "ready", "postgres")
+		out := w.must(t, "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "psql", "-Atc", "select 6*7", "postgres")
+		if strings.TrimSpace(out) != "42" {
+			t.Errorf("psql: got %q, want 42", out)
 		}
 	}},
 	{script: "containerd", program: "containerd", from: "containerd", check: func(t *testing.T, w *world) {

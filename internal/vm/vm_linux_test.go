@@ -185,7 +185,7 @@ func files(t *testing.T, busybox, cpio string) (initrd string) {
 	if out, err := install.CombinedOutput(); err != nil {
 		t.Fatalf("make install: %v\n%s", err, out)
 	}
-	for _, folder := range []string{"proc", "sys", "dev", "run", "tmp", "root"} {
+	for _, folder := range []string{"proc", "sys", "dev", "run", "tmp", "root", "var/log"} {
 		if err := os.MkdirAll(filepath.Join(top, folder), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -201,6 +201,9 @@ func files(t *testing.T, busybox, cpio string) (initrd string) {
 	services, err := filepath.Glob("testdata/services/*")
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range []string{"syslogd", "klogd"} {
+		services = append(services, filepath.Join(root, "contrib/services", name))
 	}
 	for _, path := range services {
 		copied(t, path, filepath.Join(top, "var/sysmgr", filepath.Base(path)))
@@ -250,6 +253,10 @@ func TestMachine(t *testing.T) {
 		last = max(last, s.Clock)
 	}
 	t.Logf("from kernel start to the last service up: %.1f s", last)
+
+	// What the kernel says is logged, by two scripts of contrib.
+	m.must("echo hello, kernel >/dev/kmsg")
+	m.soon("grep -q 'hello, kernel' /var/log/messages")
 
 	// A killed service comes back.
 	before := m.services()
