@@ -284,6 +284,13 @@ func (s *Service) take(message any) {
 	switch m := message.(type) {
 	case Event:
 		s.handle(m, false)
+	case pause:
+		select {
+		case exit := <-s.process.Exited:
+			s.exited(exit)
+		default:
+		}
+		m.rest()
 	case Order:
 		if s.config.Debug() {
 			s.config.Report(Taken{s.name, m})

@@ -48,6 +48,12 @@ type (
 	}
 	retirement struct{ name string }
 	shutdown   struct{}
+	// pause asks whoever gets it to come to rest, to say so, and to do
+	// nothing more until resume is closed.
+	pause struct {
+		resting chan<- struct{}
+		resume  <-chan struct{}
+	}
 )
 
 // NewSupervisor makes a supervisor that takes over the services that the daemon
@@ -77,6 +83,43 @@ func (v *Supervisor) Deliver(name string, o Order) { v.mail.put(delivery{name, o
 // Shutdown stops every service; then Run returns. It does not block, and a
 // second one changes nothing.
 func (v *Supervisor) Shutdown() { v.mail.put(shutdown{}) }
+
+// Pause brings all actors to rest, with every message answered that they had
+// got, and tells whether all of them came to it within a time: one whose start
+// hangs does not. They go on when resume is called. It is for when the program
+// is about to be replaced; nobody may send messages meanwhile.
+func (v *Supervisor) Pause(within time.Duration) (resume func(), complete bool) {
+	resting, gate := make(chan struct{}, 1), make(chan struct{})
+	v.mail.put(pause{resting, gate})
+	select {
+	case <-resting:
+		complete = true
+	case <-time.After(within):
+	}
+	return func() { close(gate) }, complete
+}
+
+// pause passes a pause on to all services.
+func (v *Supervisor) pause(p pause) {
+	resting := make(chan struct{}, len(v.services))
+	for _, m := range v.services {
+		m.service.mail.put(pause{resting, p.resume})
+	}
+	for range v.services {
+		select {
+		case <-resting:
+		case <-p.resume:
+			return
+		}
+	}
+	p.rest()
+}
+
+// rest is what becomes of whoever has nothing left to do.
+func (p pause) rest() {
+	p.resting <- struct{}{}
+	<-p.resume
+}
 
 // How soon a shutdown that is held up is told of, and how often.
 const (
@@ -115,6 +158,8 @@ func (v *Supervisor) Run() {
 				}
 			case retirement:
 				v.retire(m.name)
+			case pause:
+				v.pause(m)
 			case shutdown:
 				if !v.closing {
 					v.close()

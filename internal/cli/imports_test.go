@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	"actor":              {"internal/rundir", "reaper"},
 	"scanner":            {"internal/program", "internal/rundir", "internal/watch"},
 	"control":            {"internal/rundir", "internal/watch"},
-	"cmd/sysmgr":         {"actor", "control", "internal/cli", "internal/rundir", "reaper", "scanner"},
+	"cmd/sysmgr":         {"actor", "control", "internal/cli", "internal/program", "internal/rundir", "reaper", "scanner"},
 	"cmd/svctl":          {"control", "internal/cli", "internal/rundir"},
 	"cmd/runsyssv":       {"actor", "internal/cli", "internal/program", "internal/rundir", "reaper"},
 	"cmd/sysmgr-depends": {"control", "internal/cli", "internal/rundir"},
