@@ -4,6 +4,7 @@
 #   make run             run them on example services, as an ordinary user
 #   make test            run all tests
 #   make check           everything that has to hold before a commit
+#   make test-daemons    run real daemons under it: dbus, redis, postgres, nginx
 #   make bench           measure, as ratios to a bare fork
 #   make test-vm         boot a kernel in QEMU, with sysmgr under its init
 #   make test-services   run the scripts of contrib/services, as root
@@ -52,6 +53,10 @@ run: all
 # -count=1, because the programs that the tests run are not seen by the cache.
 test:
 	$(GO) test -race -count=1 -timeout 170s ./...
+
+# Needs root and the daemons; says which are not installed, and skips.
+test-daemons:
+	SYSMGR_TEST_DAEMONS=1 $(GO) test -count=1 -v -timeout 10m ./internal/daemons
 
 # A kernel is downloaded for it, not installed; KERNEL is another one to take.
 test-vm:
@@ -135,4 +140,4 @@ deb:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist deb screen clean
+.PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist deb screen clean

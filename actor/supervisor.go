@@ -29,6 +29,7 @@ type Supervisor struct {
 	past     map[string]rundir.Record // services of the daemon before this one, until the first snapshot
 	renamed  int                      // entries that wait for the service they were renamed from
 	closing  bool
+	farewell *farewell // since closing
 }
 
 // member is a service as the supervisor knows it.
@@ -69,6 +70,7 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	for _, record := range past {
 		v.past[record.Name] = record
 	}
+	config.outlives = func(name string) { v.mail.put(outlived{name}) }
 	return v
 }
 
@@ -145,7 +147,7 @@ func (v *Supervisor) Run() {
 		select {
 		case <-v.mail.wake:
 		case <-late.C:
-			v.config.Report(HeldUp{v.names()})
+			v.config.Report(HeldUp{v.late()})
 			late.Reset(heldUpEvery)
 		}
 		for _, message := range v.mail.take() {
@@ -158,6 +160,9 @@ func (v *Supervisor) Run() {
 				}
 			case retirement:
 				v.retire(m.name)
+				v.onward(m.name)
+			case outlived:
+				v.onward(m.name)
 			case pause:
 				v.pause(m)
 			case shutdown:
@@ -174,10 +179,14 @@ func (v *Supervisor) Run() {
 	}
 }
 
-func (v *Supervisor) names() []string {
+// late lists the services that hold up the shutdown: those that were told to
+// stop. The others wait for them.
+func (v *Supervisor) late() []string {
 	names := make([]string, 0, len(v.services))
 	for name := range v.services {
-		names = append(names, name)
+		if v.farewell.told[name] {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names
@@ -273,13 +282,5 @@ func (v *Supervisor) retire(name string) {
 	delete(v.services, name)
 	if _, ok := v.entries[name]; ok || v.renamed > 0 {
 		v.reconcile()
-	}
-}
-
-func (v *Supervisor) close() {
-	v.closing = true
-	v.takeOver()
-	for _, m := range v.services {
-		m.service.Shutdown()
 	}
 }

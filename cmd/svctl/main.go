@@ -25,7 +25,7 @@ import (
 	"sysmgr/internal/rundir"
 )
 
-var program = cli.Program{Name: "svctl", Usage: `usage: svctl [-w SEC] [-qj] VERB [NAME...]
+var program = cli.Program{Name: "svctl", Usage: `usage: svctl [-w SEC] [-qjt] VERB [NAME...]
 
   start, up NAME...      keep alive from now on
   stop, down NAME...     stop and hold
@@ -41,6 +41,7 @@ var program = cli.Program{Name: "svctl", Usage: `usage: svctl [-w SEC] [-qj] VER
   -w SEC  wait this long at most (60; 0: do not wait); watch: this long
   -q      print nothing
   -j      status: print JSON; watch: a line of JSON for each change
+  -t      status: print who needs whom, as a tree
   -h, -V  print this help, the version
 
 A NAME may be a path: its last part counts.
@@ -55,6 +56,7 @@ type session struct {
 	wait  time.Duration
 	quiet bool
 	json  bool
+	tree  bool
 
 	sysdir string
 	dir    *rundir.Dir
@@ -67,6 +69,7 @@ func run(args []string) int {
 	wait := set.String("w", "60", "")
 	set.BoolVar(&s.quiet, "q", false, "")
 	set.BoolVar(&s.json, "j", false, "")
+	set.BoolVar(&s.tree, "t", false, "")
 	if code, done := program.Parse(set, args); done {
 		return code
 	}
@@ -78,7 +81,17 @@ func run(args []string) int {
 		return program.Misused("no verb")
 	}
 	verb, names := set.Arg(0), set.Args()[1:]
-	if len(names) > 0 && names[0] == "--" {
+	if verb == "status" || verb == "stat" || verb == "watch" {
+		// People write the options that are for them behind them.
+		late := flag.NewFlagSet(program.Name, flag.ContinueOnError)
+		late.BoolVar(&s.quiet, "q", s.quiet, "")
+		late.BoolVar(&s.json, "j", s.json, "")
+		late.BoolVar(&s.tree, "t", s.tree, "")
+		if code, done := program.Parse(late, names); done {
+			return code
+		}
+		names = late.Args()
+	} else if len(names) > 0 && names[0] == "--" {
 		names = names[1:]
 	}
 	plan, words, err := planOf(verb, names)
@@ -232,6 +245,9 @@ func (s *session) pursue(p plan, names []string) {
 			r.ID = control.NewID()
 			targets[i].Request = &r
 		}
+	}
+	if p.request.Verb == control.Stop {
+		control.InOrder(s.dir, targets)
 	}
 	client.Pursue(targets, s.wait)
 	dead := false
