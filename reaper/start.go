@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,17 +61,45 @@ func (r *Reaper) Start(command Command) (Process, error) {
 	return a.process, a.err
 }
 
-// forkLoop serves Starts until stop is closed.
+// forkLoop serves Starts until stop is closed. As many loops are at work as may
+// fork at once (see forkers), and the others wait for one of those that hangs.
 func (r *Reaper) forkLoop(stop <-chan struct{}) {
 	for {
 		select {
+		case r.slots <- struct{}{}:
+		case <-stop:
+			return
+		}
+		select {
 		case j := <-r.jobs:
+			back := sync.OnceFunc(func() { <-r.slots })
+			late := time.AfterFunc(hanging, back)
 			process, err := r.start(j.command)
+			late.Stop()
+			back()
 			j.answer <- answer{process, err}
 		case <-stop:
 			return
 		}
 	}
+}
+
+// hanging is how long a fork may take before another may begin in its place. It
+// has a processor (GOMAXPROCS) as long as it hangs, so that cannot go on for
+// ever; most files that cannot be read hang before, in stat(2).
+const hanging = 100 * time.Millisecond
+
+// Collect collects the garbage, unless a fork is under way: a collection has to
+// stop every processor for a moment, and one that is in a fork cannot be
+// stopped before the child has executed, which may be never. New forks wait
+// for the collection. It tells whether there was one.
+func (r *Reaper) Collect() bool {
+	if !r.calm.TryLock() {
+		return false
+	}
+	defer r.calm.Unlock()
+	runtime.GC()
+	return true
 }
 
 func (r *Reaper) start(command Command) (Process, error) {
@@ -80,7 +110,9 @@ func (r *Reaper) start(command Command) (Process, error) {
 	mine := r.forks
 	r.mu.Unlock()
 
+	r.calm.RLock()
 	pid, err := r.fork(command)
+	r.calm.RUnlock()
 
 	r.mu.Lock()
 	r.forking--

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"flag"
 	"os"
-	"runtime"
 	"syscall"
 
 	"github.com/oklog/run"
@@ -85,8 +84,7 @@ func start(args []string) int {
 // serve is the daemon, from its claim on the run directory to its release.
 func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	path, pathErr := itself() // before anything can change where that is
-	// One processor more than can be stuck in a fork; see reaper.
-	runtime.GOMAXPROCS(max(4, runtime.NumCPU()+2))
+	prepare()
 	fail := func(err error) int {
 		log.close()
 		self.Errorf("%v", err)
@@ -96,6 +94,13 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	if err != nil {
 		return fail(err)
 	}
+	look := make(chan struct{}, 1) // at the run directory
+	knock := func() {
+		select {
+		case look <- struct{}{}:
+		default:
+		}
+	}
 	var supervisor *actor.Supervisor
 	scan, err := scanner.New(scanner.Config{
 		Dir: s.sysdir,
@@ -104,6 +109,7 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 			supervisor.Found(translate(entries))
 		},
 		Restless: func() []string { return supervisor.Restless() },
+		Tick:     knock,
 		Report:   func(f scanner.Fact) { log.report(f) },
 	})
 	if errors.Is(err, os.ErrNotExist) {
@@ -153,6 +159,7 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 		Rundir:  dir,
 		Deliver: func(m control.Message) { supervisor.Deliver(m.Service, order(m)) },
 		Report:  func(f control.Fact) { log.report(f) },
+		Shaken:  knock,
 	})
 	over := make(chan syscall.WaitStatus, 1) // the essential service has ended
 	supervisor = actor.NewSupervisor(&actor.Config{
@@ -188,6 +195,8 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	reaping, finish := context.WithCancel(context.Background())
 	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan, replace); return nil }, func(error) { cancel() })
 	group.Add(func() error { return scan.Run(ctx) }, func(error) { cancel() })
+	keeper := keeper{claim: claim, collect: reap.Collect, publish: supervisor.Publish, renew: requests.Renew, log: log}
+	group.Add(func() error { return keeper.run(reaping, look) }, func(error) {})
 	group.Add(func() error { return requests.Run(reaping) }, func(error) {}) // svctl kill makes a shutdown quick
 	group.Add(func() error { defer finish(); supervisor.Run(); return nil }, func(error) { supervisor.Shutdown() })
 	group.Add(func() error { return reap.Run(reaping) }, func(error) {}) // it ends after the last service
