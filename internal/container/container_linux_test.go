@@ -186,8 +186,17 @@ func (c *container) soon(what string, yes func() bool) {
 	}
 }
 
-// exits waits for the end of the container.
+// exits waits for the end of the container, which leaves no run directory.
 func (c *container) exits(want int) {
+	c.t.Helper()
+	c.ends(want)
+	if entries, err := os.ReadDir(c.rundir); err == nil {
+		c.t.Errorf("run directory: got %v, want none", entries)
+	}
+}
+
+// ends waits for the end of the container.
+func (c *container) ends(want int) {
 	c.t.Helper()
 	select {
 	case <-c.ended:
@@ -196,9 +205,6 @@ func (c *container) exits(want int) {
 	}
 	if got := c.cmd.ProcessState.ExitCode(); got != want {
 		c.t.Errorf("exit status of the container: got %v, want %d", c.cmd.ProcessState, want)
-	}
-	if entries, err := os.ReadDir(c.rundir); err == nil {
-		c.t.Errorf("run directory: got %v, want none", entries)
 	}
 }
 

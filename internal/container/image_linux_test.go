@@ -114,9 +114,16 @@ func TestImageNeedsNothingElse(t *testing.T) {
 	}
 }
 
-// run starts the image: its root is read-only but for an empty /run that
-// everybody may write to, and the user has no name.
-func (im image) run(t *testing.T, user string, command []string) *container {
+// tmpfs is the mode of a /run that "docker run --tmpfs /run" makes, emptyDir
+// that of a volume of Kubernetes.
+const (
+	tmpfs    = 0o777 | os.ModeSticky
+	emptyDir = 0o777
+)
+
+// run starts the image: its root is read-only but for an empty /run of this
+// mode, and the user has no name.
+func (im image) run(t *testing.T, user string, command []string, run os.FileMode) *container {
 	t.Helper()
 	c := prepared(t)
 	c.rundir = filepath.Join(filepath.Dir(c.sysdir), "run/sysmgr")
@@ -124,7 +131,7 @@ func (im image) run(t *testing.T, user string, command []string) *container {
 	if err := os.Mkdir(tmp, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(tmp, 0o1777); err != nil {
+	if err := os.Chmod(tmp, run); err != nil {
 		t.Fatal(err)
 	}
 	script := fmt.Sprintf(`
@@ -160,7 +167,7 @@ func TestImageRuns(t *testing.T) {
 	im := built(t)
 	for _, user := range []string{im.user, "54321:54321"} {
 		t.Run(user, func(t *testing.T) {
-			c := im.run(t, user, im.entrypoint)
+			c := im.run(t, user, im.entrypoint, tmpfs)
 			up := func() bool { _, code := c.inside(im, user, "/usr/bin/svctl", "-q", "status"); return code == 0 }
 			c.soon("all is up", up)
 			page := func() bool {
@@ -185,6 +192,17 @@ func TestImageRuns(t *testing.T) {
 			c.cmd.Process.Signal(unix.SIGTERM)
 			c.exits(0)
 		})
+	}
+}
+
+// Where everybody may replace the run directory, as in an emptyDir, sysmgr does
+// not start, and says why: the manifest has none.
+func TestEmptyDirIsRefused(t *testing.T) {
+	im := built(t)
+	c := im.run(t, im.user, im.entrypoint, emptyDir)
+	c.ends(1)
+	if text, err := os.ReadFile(c.log); !strings.Contains(string(text), "others may write to its parent /run") {
+		t.Errorf("got %q, %v, want the reason", text, err)
 	}
 }
 
@@ -220,7 +238,7 @@ func TestManifest(t *testing.T) {
 	if len(command) == 0 || len(probes) != 3 {
 		t.Fatalf("the manifest: got command %q and probes %q, want one and three", command, probes)
 	}
-	c := im.run(t, "10001:0", command)
+	c := im.run(t, "10001:0", command, tmpfs)
 	for _, probe := range probes {
 		c.soon(fmt.Sprint(probe), func() bool { _, code := c.inside(im, "10001:0", probe...); return code == 0 })
 	}
