@@ -224,7 +224,7 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	d.cmd.Dir = ts.MkAbs(".")
 	d.cmd.Stderr, d.cmd.Stdout = log, log
-	for _, key := range []string{"SYSDIR", "RUNDIR", "PATH", "HOME", "WORK", "EXTRA"} {
+	for _, key := range []string{"SYSDIR", "RUNDIR", "PATH", "HOME", "WORK", "EXTRA", "GORACE"} {
 		d.cmd.Env = append(d.cmd.Env, key+"="+ts.Getenv(key))
 	}
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
