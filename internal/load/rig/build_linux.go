@@ -26,8 +26,9 @@ var built struct {
 	done       map[Build]error
 }
 
-// Program is the path of sysmgr, svctl, or the victim, which exists as Plain
-// only. They are built together, when the first of them is asked for.
+// Program is the path of sysmgr, svctl, or the victim and the tracer, which
+// exist as Plain only. They are built together, when the first of them is
+// asked for.
 func Program(t testing.TB, b Build, name string) string {
 	t.Helper()
 	built.Lock()
@@ -65,7 +66,7 @@ func build(b Build) error {
 		args = slices.Insert(args, 1, "-race")
 		cgo = "CGO_ENABLED=1"
 	} else {
-		args = append(args, "sysmgr/internal/load/victim")
+		args = append(args, "sysmgr/internal/load/victim", "sysmgr/internal/torture/tracer")
 	}
 	cmd := exec.Command("go", args...)
 	cmd.Env = append(os.Environ(), cgo)

@@ -1,0 +1,212 @@
+//go:build linux
+
+package torture
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/load/rig"
+)
+
+// A kind of crash points: how the tracer counts, and how far it got when
+// nothing was in its way.
+type crashKind struct {
+	fault   string
+	options []string
+	play    func(*traced) // what the daemon is killed in
+	adopt   bool          // the daemon that is killed has a predecessor that was killed too
+}
+
+var crashKinds = []crashKind{
+	{fault: "killed before a system call", play: live},
+	{fault: "killed after a system call", options: []string{"-after"}, play: live},
+	{fault: "killed beside an unborn service", options: []string{"-child"}, play: live},
+	{fault: "killed beside a service whose execve hangs", options: []string{"-child", "-hold"}, play: live},
+	{fault: "killed while it takes over", play: takeOver, adopt: true},
+	{fault: "killed beside an unborn service while it takes over", options: []string{"-child"}, play: takeOver, adopt: true},
+	{fault: "killed while it shuts down", play: shutDown},
+}
+
+// live is a daemon's life, from its start.
+func live(c *traced) { (&scenario{world: c.world}).replay() }
+
+// takeOver is what a successor does until it is at rest.
+func takeOver(c *traced) {
+	c.awaitRest()
+}
+
+// shutDown is a short life and its end.
+func shutDown(c *traced) {
+	c.awaitRest()
+	c.meddle(true)
+	unix.Kill(c.pid, unix.SIGTERM)
+	<-c.Ended()
+}
+
+// awaitRest waits until every service is as it is wanted, or the daemon dead.
+func (w *world) awaitRest() {
+	for _, s := range w.all() {
+		if !w.await(s, s.want) {
+			return
+		}
+	}
+}
+
+// replay is play for a world that has been prepared before.
+func (c *scenario) replay() {
+	for _, s := range c.all() {
+		switch s.name {
+		case "calm":
+			c.calm = s
+		case "brood":
+			c.brood = s
+		case "twice":
+			c.twice = s
+		case "stopper":
+			c.stopper = s
+		case "killer":
+			c.killer = s
+		case "deaf":
+			c.deaf = s
+		case "slow":
+			c.slow = s
+		case "brief":
+			c.brief = s
+		case "once":
+			c.once = s
+		case "prey":
+			c.prey = s
+		case "old":
+			c.old = s
+		case "leaving":
+			c.leaving = s
+		case "plain":
+			c.plain = s
+		}
+	}
+	c.play()
+}
+
+// crashAt lets the daemon die at the Nth point of a kind, starts another and
+// holds the laws against what it makes of it. It returns how many points the
+// tracer counted and whether the daemon died of it.
+func crashAt(t *testing.T, k crashKind, n int) (points int, hit bool) {
+	w := newWorld(t, rig.Plain)
+	c := w.prepare()
+	w.watch()
+	if k.adopt {
+		w.begin()
+		c.play()
+		w.crash()
+	}
+	options := slices.Concat(k.options, []string{"-kill", strconv.Itoa(n)})
+	shuts := k.fault == "killed while it shuts down"
+	if !shuts {
+		options = append(options, "-armed")
+	}
+	traced := w.beginTraced(options...)
+	// A child that is held keeps the tracer, and so the daemon seems to live.
+	var dead atomic.Bool
+	go func() {
+		for !dead.Load() && traced.says("ended") == "" {
+			time.Sleep(5 * time.Millisecond)
+		}
+		dead.Store(true)
+	}()
+	if slices.Contains(k.options, "-hold") {
+		go func() {
+			for traced.says("held") == "" && !dead.Load() {
+				time.Sleep(2 * time.Millisecond)
+			}
+			// Its successor has a second in which the child is not there yet.
+			time.Sleep(time.Second)
+			traced.Daemon.Signal(unix.SIGUSR1)
+		}()
+	}
+	k.play(traced)
+	point := traced.says("killed")
+	hit = point != ""
+	if !hit && !shuts {
+		// Past the last point, or a point that did not come this time.
+		w.daemon.Store(0)
+		unix.Kill(traced.pid, unix.SIGKILL)
+	}
+	<-w.Ended()
+	dead.Store(true)
+	point = traced.says("killed")
+	hit = point != ""
+	fmt.Sscanf(traced.says("counted"), "%d", &points)
+	if !hit && shuts {
+		if left := w.Processes(""); len(left) > 0 {
+			broken(t, 2, "after an orderly end processes %v are left", left)
+		}
+		return points, false
+	}
+	t.Logf("point %d: killed %s", n, point)
+	w.died()
+	if shuts {
+		// What it had already stopped or forgotten may be either way.
+		for _, s := range w.all() {
+			s.mu.Lock()
+			s.maybe, s.held = append(s.maybe, "start", "stop"), 0
+			if s.name == "once" {
+				s.maybe = append(s.maybe, "once")
+			}
+			s.mu.Unlock()
+		}
+	}
+	w.begin()
+	if took := time.Since(w.Begun()); took > adoption+w.lag() {
+		broken(t, 9, "the next daemon was there after %s", took)
+	}
+	w.converge(4)
+	w.checkAfterCrash()
+	if !t.Failed() {
+		w.secondAct()
+	}
+	return points, hit
+}
+
+// lag is how slow the machine is.
+func (w *world) lag() time.Duration { return 20 * time.Duration(w.slow.Load()) }
+
+// The daemon is killed at each of its system calls that change anything: all
+// of them in the long form, some that are drawn in the others.
+func TestDaemonCanBeKilledAtAnySystemCall(t *testing.T) {
+	t.Parallel()
+	for i, k := range crashKinds {
+		t.Run(strings.ReplaceAll(k.fault, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			var points int
+			try(t, k.fault, "never", func(t *testing.T) { points, _ = crashAt(t, k, 0) })
+			draw := rand.New(rand.NewPCG(seed, uint64(i)))
+			order := draw.Perm(points)
+			if few := choose(1, 8, points); few < points {
+				order = order[:few]
+			}
+			if only := os.Getenv("TORTURE_POINT"); only != "" {
+				n, _ := strconv.Atoi(only)
+				order = []int{n - 1}
+			}
+			t.Logf("%d points, of which %d are tried", points, len(order))
+			t.Run("at", func(t *testing.T) {
+				for _, n := range order {
+					try(t, k.fault, strconv.Itoa(n+1), func(t *testing.T) {
+						t.Parallel()
+						crashAt(t, k, n+1)
+					})
+				}
+			})
+		})
+	}
+}
