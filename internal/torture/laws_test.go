@@ -62,9 +62,10 @@ type world struct {
 	mu       sync.Mutex // guards what follows
 	services map[string]*service
 
-	daemon atomic.Int64 // the process that watchers look at; 0: none now
-	shaky  atomic.Bool  // the run directory is being broken: its files prove nothing
-	slow   atomic.Int64 // the longest that the machine kept a watcher waiting, in ns
+	daemon  atomic.Int64 // the process that watchers look at; 0: none now
+	lenient bool         // an order may come to nothing, if svctl says so
+	shaky   atomic.Bool  // the run directory is being broken: its files prove nothing
+	slow    atomic.Int64 // the longest that the machine kept a watcher waiting, in ns
 
 	canaries []*exec.Cmd
 	before   map[string]string // of the decoy tree
