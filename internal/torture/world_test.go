@@ -132,14 +132,14 @@ func (w *world) order(s *service, verb string) bool {
 	}
 	s.mu.Unlock()
 	old := w.leaderOf(s.name)
-	out, code := w.Svctl("-w", "20", verb, s.name)
+	_, complaint, code := w.Ask("-w", "20", verb, s.name)
 	if code != 0 {
 		// It may be dying this very moment.
 		select {
 		case <-w.Ended():
 		case <-time.After(time.Second):
 			if !w.lenient || code != 1 {
-				w.t.Errorf("svctl %s %s: got exit status %d, want 0\n%s", verb, s.name, code, out)
+				w.t.Errorf("svctl %s %s: got exit status %d, want 0: %s", verb, s.name, code, complaint)
 			}
 		}
 		return false

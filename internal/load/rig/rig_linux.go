@@ -280,6 +280,12 @@ func (r *Rig) Sleeper() string {
 // Svctl runs the real svctl and returns its standard output and exit status. It
 // may be called from any goroutine.
 func (r *Rig) Svctl(args ...string) (out string, code int) {
+	out, _, code = r.Ask(args...)
+	return out, code
+}
+
+// Ask is Svctl, and what it wrote to its standard error.
+func (r *Rig) Ask(args ...string) (out, complaint string, code int) {
 	cmd := exec.Command(Program(r.t, r.build, "svctl"), args...)
 	// The race detector would have each svctl sleep for a second at its end.
 	cmd.Env = r.Environment("GORACE=atexit_sleep_ms=0")
@@ -289,12 +295,12 @@ func (r *Rig) Svctl(args ...string) (out string, code int) {
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		r.t.Errorf("svctl %.100q: %v", args, err)
-		return "", -1
+		return "", "", -1
 	}
 	if strings.Contains(stderr.String(), "DATA RACE") {
 		r.t.Errorf("svctl %.100q: %s", args, stderr.String())
 	}
-	return stdout.String(), cmd.ProcessState.ExitCode()
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
 }
 
 // Must is Svctl for what has to succeed.
