@@ -62,10 +62,11 @@ type world struct {
 	mu       sync.Mutex // guards what follows
 	services map[string]*service
 
-	daemon  atomic.Int64 // the process that watchers look at; 0: none now
-	lenient bool         // an order may come to nothing, if svctl says so
-	shaky   atomic.Bool  // the run directory is being broken: its files prove nothing
-	slow    atomic.Int64 // the longest that the machine kept a watcher waiting, in ns
+	daemon   atomic.Int64 // the process that watchers look at; 0: none now
+	lenient  bool         // an order may come to nothing, if svctl says so
+	tampered sync.Map     // names of services whose files were written to by others
+	shaky    atomic.Bool  // the run directory is being broken: its files prove nothing
+	slow     atomic.Int64 // the longest that the machine kept a watcher waiting, in ns
 
 	canaries []*exec.Cmd
 	before   map[string]string // of the decoy tree
@@ -390,7 +391,7 @@ func (w *world) watchPidFiles() {
 	for w.sleep(2 * time.Millisecond) {
 		for _, s := range w.all() {
 			for _, file := range []string{rundir.Pid, rundir.Syspid} {
-				if w.shaky.Load() {
+				if _, tampered := w.tampered.Load(s.name); tampered || w.shaky.Load() {
 					break
 				}
 				path := filepath.Join(w.Rundir, s.name, file)
@@ -399,6 +400,9 @@ func (w *world) watchPidFiles() {
 					continue
 				}
 				if _, err := rundir.ParsePid(data); (err != nil || !bytes.HasSuffix(data, []byte("\n"))) && !told[path] && !w.shaky.Load() {
+					if _, tampered := w.tampered.Load(s.name); tampered {
+						break
+					}
 					told[path] = true
 					broken(w.t, 10, "%s: got %q, want a number and a newline", path, data)
 				}

@@ -444,7 +444,10 @@ func (r *Rig) Owns(pid int, name string) bool {
 
 // Kill kills a process of this rig, and no other that may have got its number.
 // It returns when that was, by rundir.Clock.
-func (r *Rig) Kill(pid int) (at time.Duration) {
+func (r *Rig) Kill(pid int) (at time.Duration) { return r.Signal(pid, unix.SIGKILL) }
+
+// Signal is Kill with another signal.
+func (r *Rig) Signal(pid int, sig unix.Signal) (at time.Duration) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return rundir.Clock()
@@ -452,7 +455,7 @@ func (r *Rig) Kill(pid int) (at time.Duration) {
 	defer unix.Close(fd)
 	if r.Owns(pid, "") {
 		at = rundir.Clock()
-		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		unix.PidfdSendSignal(fd, sig, nil, 0)
 	}
 	return at
 }
