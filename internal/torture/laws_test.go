@@ -68,10 +68,11 @@ type world struct {
 	shaky    atomic.Bool  // the run directory is being broken: its files prove nothing
 	slow     atomic.Int64 // the longest that the machine kept a watcher waiting, in ns
 
-	canaries []*exec.Cmd
-	before   map[string]string // of the decoy tree
-	stop     chan struct{}
-	watchers sync.WaitGroup
+	canaries  []*exec.Cmd
+	songbooks []string          // all the files that canaries write to
+	before    map[string]string // of the decoy tree
+	stop      chan struct{}
+	watchers  sync.WaitGroup
 }
 
 // service is what is known of one service.
@@ -96,8 +97,8 @@ func newWorld(t *testing.T, build rig.Build) *world {
 	w.songs = filepath.Join(w.top, "songs")
 	w.Patience = convergence
 	w.plantDecoy()
-	w.canary("canary")
 	t.Cleanup(w.witnesses)
+	w.canary("canary")
 	return w
 }
 
@@ -117,6 +118,10 @@ func (w *world) witnesses() {
 	}
 	w.hearCanaries()
 	w.compareDecoy()
+	for _, cmd := range w.canaries {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
 }
 
 // doubles are the services that were found to run twice.
@@ -165,26 +170,50 @@ func (w *world) all() []*service {
 // and counts the signals that it gets.
 func (w *world) canary(name string) int {
 	w.t.Helper()
+	return w.canaryWith(name, w.songs, 0)
+}
+
+// canaryWith is canary, of another user perhaps, and with an environment.
+func (w *world) canaryWith(name, songs string, uid uint32, env ...string) int {
+	w.t.Helper()
 	cmd := exec.Command(rig.Program(w.t, rig.Plain, "victim"))
-	cmd.Env = []string{"VICTIM_CANARY=" + w.songs, "VICTIM_NAME=" + name}
+	cmd.Env = append(env, "VICTIM_CANARY="+songs, "VICTIM_NAME="+name)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if uid != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
+	}
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	w.canaries = append(w.canaries, cmd)
-	w.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	listens := func() bool { return strings.Contains(w.heard(), fmt.Sprintf("%s %d 0\n", name, cmd.Process.Pid)) }
-	for deadline := time.Now().Add(rig.Patience); !listens(); time.Sleep(time.Millisecond) {
+	w.keep(cmd)
+	w.listens(name, songs, cmd.Process.Pid)
+	return cmd.Process.Pid
+}
+
+// keep sees to the end of a canary.
+func (w *world) keep(cmd *exec.Cmd) { w.canaries = append(w.canaries, cmd) }
+
+// listens waits until a canary does.
+func (w *world) listens(name, songs string, pid int) {
+	w.t.Helper()
+	if !slices.Contains(w.songbooks, songs) {
+		w.songbooks = append(w.songbooks, songs)
+	}
+	first := fmt.Sprintf("%s %d 0\n", name, pid)
+	for deadline := time.Now().Add(rig.Patience); !strings.Contains(w.heard(), first); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("canary %s does not sing", name)
 		}
 	}
-	return cmd.Process.Pid
 }
 
 func (w *world) heard() string {
-	text, _ := os.ReadFile(w.songs)
-	return string(text)
+	var all []byte
+	for _, songs := range w.songbooks {
+		text, _ := os.ReadFile(songs)
+		all = append(all, text...)
+	}
+	return string(all)
 }
 
 func (w *world) hearCanaries() {

@@ -26,7 +26,7 @@ var built struct {
 	done       map[Build]error
 }
 
-// Program is the path of sysmgr, svctl, or the victim and the tracer, which
+// Program is the path of one of the four programs, or of the victim and the tracer, which
 // exist as Plain only. They are built together, when the first of them is
 // asked for.
 func Program(t testing.TB, b Build, name string) string {
@@ -60,7 +60,7 @@ func build(b Build) error {
 		built.dir = dir
 	}
 	out := filepath.Join(built.dir, string(b)) + "/"
-	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", out, "sysmgr/cmd/sysmgr", "sysmgr/cmd/svctl"}
+	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", out, "sysmgr/cmd/sysmgr", "sysmgr/cmd/svctl", "sysmgr/cmd/sysmgr-depends", "sysmgr/cmd/runsyssv"}
 	cgo := "CGO_ENABLED=0"
 	if b == Race {
 		args = slices.Insert(args, 1, "-race")
