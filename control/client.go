@@ -54,7 +54,11 @@ func Look(dir *rundir.Dir, name string) (View, error) {
 	v := View{Status: status, Ready: f.Has(rundir.Ready)}
 	if status.Phase == rundir.Up {
 		if names, err := f.Read(rundir.Waiting); err == nil {
-			v.Waiting = strings.FieldsFunc(string(names), func(r rune) bool { return r == '\n' })
+			for _, name := range strings.Split(string(names), "\n") {
+				if rundir.CheckName(name) == nil { // the file is the service's
+					v.Waiting = append(v.Waiting, name)
+				}
+			}
 		}
 	}
 	return v, nil
