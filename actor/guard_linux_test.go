@@ -45,6 +45,9 @@ func (p *slow) Signal(pid int, sig unix.Signal) error {
 func (p *slow) SignalGroup(int, unix.Signal) error { return nil }
 func (p *slow) Probe(int, bool)                    {}
 
+func (p *slow) Adopt(reaper.Adoption) reaper.Process                       { panic("nothing to adopt") }
+func (p *slow) Find(string, time.Duration) (a reaper.Adoption, found bool) { return a, false }
+
 // A guard is a descriptor. With one for each service that waits for its turn
 // to be forked, a daemon that may have 1024 of them cannot start more
 // services than that at once, and every fork copies them all.

@@ -22,14 +22,18 @@ type Processes interface {
 	Signal(pid int, sig unix.Signal) error
 	SignalGroup(group int, sig unix.Signal) error
 	Probe(group int, hard bool)
+	// Adopt and Find are for processes of the daemon before this one.
+	Adopt(reaper.Adoption) reaper.Process
+	Find(mark string, from time.Duration) (reaper.Adoption, bool)
 }
 
 // Config is what all actors of a daemon have in common.
 type Config struct {
-	Sysdir    string        // absolute
-	Rundir    *rundir.Dir   // where state is published
-	Env       []string      // what services inherit, without SYSMGR_NAME and SYSMGR_DIR
-	Manner    rundir.Manner // how services are stopped that do not say it themselves
+	Sysdir    string          // absolute
+	Rundir    *rundir.Dir     // where state is published
+	Records   *rundir.Records // where it is kept for the next daemon; may be nil
+	Env       []string        // what services inherit, without SYSMGR_NAME and SYSMGR_DIR
+	Manner    rundir.Manner   // how services are stopped that do not say it themselves
 	Processes Processes
 	Report    func(Fact)  // called from any goroutine; must not block
 	Debug     func() bool // whether Decided and Taken are wanted
@@ -95,7 +99,7 @@ type Order struct {
 	ID      string       // of the request, which the status then repeats
 	Refused string       // why the request makes no sense: then there is no event
 	Lost    bool         // the service's folder was removed: publish everything
-	Lock    rundir.Stamp // of the lock file that the order was read from, if it was
+	Lock    rundir.Stamp // of the lock file that the order was read from, or that was written for it; zero: neither
 }
 
 // Fact is something that an actor tells whoever keeps the log.
@@ -158,15 +162,20 @@ type Service struct {
 	process reaper.Process
 	drained <-chan struct{} // the process's, from its exit on: before that it is no news
 	timer   *time.Timer
-	turn    bool     // it has one of config.turns, as long as a guard may be held
-	guard   *os.File // held from before a fork until the state is published
+	turn    bool          // it has one of config.turns, as long as a guard may be held
+	guard   *rundir.Guard // held from before a fork until the state is published
+
+	past     *rundir.Record // what the daemon before this one left of it; nil once it is taken over
+	slot     int            // of its record; 0: none yet
+	from, to time.Duration  // its main process was made between these; see rundir.Record
+	unsure   bool           // a start was under way when the last daemon ended
 
 	shownPid  int      // what the pid files say
 	shown     State    // what the status file says
 	requests  []string // ids of the orders taken, the newest first
 	refused   string
 	unwritten bool         // the last try to publish failed
-	acted     rundir.Stamp // the lock file that was read here rather than in an order
+	acted     rundir.Stamp // the lock file that was last acted upon; see version
 	retired   bool
 }
 
@@ -175,6 +184,14 @@ type Service struct {
 func NewService(config *Config, name, bar string) *Service {
 	s := &Service{config: config, name: name, mail: newMailbox[any]()}
 	s.state.Bar = bar
+	return s
+}
+
+// Resume makes the actor of a service that an earlier daemon had, to go on
+// where that one was interrupted.
+func Resume(config *Config, past rundir.Record, bar string) *Service {
+	s := NewService(config, past.Name, bar)
+	s.past = &past
 	return s
 }
 
@@ -193,7 +210,12 @@ func (s *Service) tell(e Event) { s.mail.put(e) }
 func (s *Service) Run(first Want) {
 	s.timer = time.NewTimer(time.Hour)
 	s.timer.Stop()
-	s.begin(first)
+	if s.past != nil {
+		s.resume(*s.past)
+		s.past = nil
+	} else {
+		s.begin(first)
+	}
 	for !s.retired {
 		select {
 		case exit := <-s.process.Exited:
@@ -219,7 +241,8 @@ func (s *Service) Run(first Want) {
 		sweep = s.config.Rundir.Clear // the caller holds the guard
 	}
 	// The lock stays: a stop survives that the entry is deleted and made anew.
-	if err := sweep(s.name, true); err != nil {
+	err := errors.Join(sweep(s.name, true), s.config.Records.Drop(s.slot))
+	if err != nil {
 		s.config.Report(Unpublished{s.name, err})
 	}
 }
@@ -230,7 +253,9 @@ func (s *Service) begin(first Want) {
 	s.state.Since = time.Now()
 	hold := rundir.NoHold
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
-		hold, s.acted = f.ReadHold()
+		var stamp rundir.Stamp
+		hold, stamp = f.ReadHold()
+		s.acted = version(stamp)
 		f.Remove(rundir.Pid, rundir.Syspid)
 		f.Close()
 	}
@@ -289,12 +314,27 @@ func (s *Service) order(o Order) {
 	if o.Lost {
 		s.shownPid = 0
 	}
-	if o.Event.Kind == Once && o.Lock != (rundir.Stamp{}) && o.Lock == s.acted {
+	lock := version(o.Lock)
+	switch {
+	case o.Event.Kind == Once && o.ID == "" && o.Lock != (rundir.Stamp{}) && lock == s.acted:
 		// That has been done already: see begin and exited.
 		s.publish()
 		return
+	case o.Event.Kind == Released && !o.Lost && s.acted == (rundir.Stamp{}) && s.state.Want != WantUp:
+		// It is held although the lock could not be written: no lock has
+		// been removed.
+		s.publish()
+		return
+	case o.Event.Kind != Signal:
+		s.acted = lock
 	}
 	s.handle(o.Event, true)
+}
+
+// version is what tells one lock file from the next, as far as a record has
+// room for it.
+func version(lock rundir.Stamp) rundir.Stamp {
+	return rundir.Stamp{Ino: lock.Ino, Ctime: lock.Ctime}
 }
 
 // exited is called with the end of the main process. A client that knows only
@@ -309,10 +349,11 @@ func (s *Service) exited(exit reaper.Exit) {
 		if f, err := s.config.Rundir.Folder(s.name); err == nil {
 			switch hold, stamp := f.ReadHold(); hold {
 			case rundir.HoldDown, rundir.HoldKill:
+				s.acted = version(stamp)
 				// The signal this asks for finds nobody: the reaper knows.
 				s.handle(Event{Kind: Stop}, false)
 			case rundir.HoldOnce:
-				s.acted = stamp
+				s.acted = version(stamp)
 				s.handle(Event{Kind: Once}, false)
 			}
 			f.Close()
@@ -376,7 +417,7 @@ func (s *Service) handle(e Event, show bool) {
 // letGo ends what spawn began.
 func (s *Service) letGo() {
 	if s.guard != nil {
-		s.guard.Close()
+		s.guard.Release()
 		s.guard = nil
 	}
 	if s.turn {
@@ -446,13 +487,22 @@ func (s *Service) spawn() Event {
 		s.shownPid = 0
 		f.Close()
 	}
-	env := append(s.config.Env[:len(s.config.Env):len(s.config.Env)],
-		"SYSMGR_NAME="+s.name,
-		"SYSMGR_DIR="+filepath.Join(s.config.Rundir.Path(), s.name))
+	if s.unsure {
+		if e, known := s.found(); known {
+			return e
+		}
+	}
+	env := append(s.config.Env[:len(s.config.Env):len(s.config.Env)], "SYSMGR_NAME="+s.name, s.mark())
+	// From here on, until its number is written down, only its mark tells of
+	// the process.
+	s.from, s.to = reaper.BootTime(), 0
+	s.remember()
 	process, err := s.config.Processes.Start(reaper.Command{Path: filepath.Join(s.config.Sysdir, s.name), Env: env})
 	if err != nil {
+		s.from = 0
 		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
 	}
+	s.to = reaper.BootTime()
 	s.process = process
 	return Event{Kind: Started, Pid: process.Pid}
 }
@@ -475,7 +525,7 @@ func refusal(err error) Refusal {
 // publish writes the state into the service's folder: first what lets others
 // act on it, then what tells them.
 func (s *Service) publish() {
-	err := s.write()
+	err := errors.Join(s.remember(), s.write())
 	if err != nil && !s.unwritten {
 		s.config.Report(Unpublished{s.name, err})
 	}

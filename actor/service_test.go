@@ -34,6 +34,9 @@ type kernel struct {
 	left     bool          // a child stays in the group, which ends at TERM after stopTime
 	status   syscall.WaitStatus
 
+	findable map[string]int // what Find finds, by mark
+	adopted  []reaper.Adoption
+
 	next    int
 	running map[int]*fake
 	starts  []start
@@ -148,6 +151,31 @@ func (k *kernel) SignalGroup(group int, sig unix.Signal) error {
 }
 
 func (k *kernel) Probe(int, bool) {}
+
+// Adopt finds what runs; a process that does not has ended, nobody knows how.
+func (k *kernel) Adopt(a reaper.Adoption) reaper.Process {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.adopted = append(k.adopted, a)
+	if p := k.running[a.Group]; p != nil {
+		return reaper.Process{Pid: p.pid, Exited: p.exited, Drained: p.drained}
+	}
+	exited, drained := make(chan reaper.Exit, 1), make(chan struct{})
+	if a.Led {
+		exited <- reaper.Exit{Status: reaper.Unknown, Alone: true}
+	} else {
+		close(drained)
+	}
+	return reaper.Process{Pid: a.Group, Exited: exited, Drained: drained}
+}
+
+// Find finds what was said to be found.
+func (k *kernel) Find(mark string, _ time.Duration) (a reaper.Adoption, found bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	pid, found := k.findable[mark]
+	return reaper.Adoption{Group: pid, Led: true, From: 1, To: 2, Mark: mark}, found
+}
 
 func (k *kernel) told() []string {
 	k.mu.Lock()

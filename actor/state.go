@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sysmgr/internal/rundir"
+	"sysmgr/reaper"
 )
 
 // Phase is where a service is. Its words are those of the status file.
@@ -149,9 +150,13 @@ const (
 	Barred Refusal = iota // the file cannot be executed as it is
 	Short                 // the machine is short of something: processes, memory, files
 	Busy                  // the file is open for writing
+	Lapsed                // it may have run already, and is not to run twice
 )
 
-func (r Refusal) String() string { return [...]string{"barred", "short", "busy"}[r] }
+// Refusals lists all of them.
+var Refusals = []Refusal{Barred, Short, Busy, Lapsed}
+
+func (r Refusal) String() string { return [...]string{"barred", "short", "busy", "lapsed"}[r] }
 
 // Event is one thing that a service's Step answers. At is always set; the
 // other fields belong to the kinds that name them.
@@ -211,6 +216,8 @@ func (e Effect) String() string {
 // ExitWords says how a process ended, as the status file does.
 func ExitWords(status syscall.WaitStatus) string {
 	switch {
+	case status == reaper.Unknown:
+		return "unknown"
 	case status.Signaled() && status.CoreDump():
 		return fmt.Sprintf("killed by %s (core dumped)", rundir.SignalName(status.Signal()))
 	case status.Signaled():

@@ -174,6 +174,9 @@ func (s State) refused(e Event) (State, []Effect) {
 		return s.wait(e.At, busyDelay, e.Cause), nil
 	case Short:
 		return s.wait(e.At, s.climb(), e.Cause), nil
+	case Lapsed:
+		s.Want = WantDown
+		return s.rest(e, e.Cause), nil
 	}
 	s = s.block(e.At, e.Cause)
 	s.Due = e.At.Add(barDelay)

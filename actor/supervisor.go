@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"sysmgr/internal/rundir"
 )
 
 // Entry is what the supervisor is told of an entry of the service directory.
@@ -24,7 +26,8 @@ type Supervisor struct {
 	// What follows belongs to Run.
 	services map[string]*member
 	entries  map[string]Entry
-	renamed  int // entries that wait for the service they were renamed from
+	past     map[string]rundir.Record // services of the daemon before this one, until the first snapshot
+	renamed  int                      // entries that wait for the service they were renamed from
 	closing  bool
 }
 
@@ -47,14 +50,20 @@ type (
 	shutdown   struct{}
 )
 
-// NewSupervisor makes a supervisor without services.
-func NewSupervisor(config *Config) *Supervisor {
-	return &Supervisor{
+// NewSupervisor makes a supervisor that takes over the services that the daemon
+// before it has left, if any.
+func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
+	v := &Supervisor{
 		config:   config,
 		mail:     newMailbox[any](),
 		services: make(map[string]*member),
 		entries:  make(map[string]Entry),
+		past:     make(map[string]rundir.Record, len(past)),
 	}
+	for _, record := range past {
+		v.past[record.Name] = record
+	}
+	return v
 }
 
 // Found tells the supervisor all the entries that there are now. It does not
@@ -135,6 +144,18 @@ func (v *Supervisor) found(entries snapshot) {
 		v.entries[e.Name] = e
 	}
 	v.reconcile()
+	v.takeOver()
+}
+
+// takeOver makes the services whose entries went while there was no daemon:
+// they may still run, and then are to be stopped.
+func (v *Supervisor) takeOver() {
+	for name := range v.past {
+		v.add(Entry{Name: name}, "")
+		m := v.services[name]
+		m.removed = true
+		m.service.tell(Event{Kind: Removed})
+	}
 }
 
 // reconcile makes the services agree with the entries.
@@ -190,6 +211,10 @@ func (v *Supervisor) leaving() map[any]string {
 
 func (v *Supervisor) add(e Entry, bar string) {
 	s := NewService(v.config, e.Name, bar)
+	if record, ok := v.past[e.Name]; ok {
+		delete(v.past, e.Name)
+		s = Resume(v.config, record, bar)
+	}
 	v.services[e.Name] = &member{service: s, entry: e, bar: bar}
 	go func() {
 		s.Run(WantUp)
@@ -208,6 +233,7 @@ func (v *Supervisor) retire(name string) {
 
 func (v *Supervisor) close() {
 	v.closing = true
+	v.takeOver()
 	for _, m := range v.services {
 		m.service.Shutdown()
 	}

@@ -88,7 +88,7 @@ func happenings() []happening {
 		case Started:
 			add("", Event{Kind: k, Pid: 7})
 		case Refused:
-			for _, r := range []Refusal{Barred, Short, Busy} {
+			for _, r := range Refusals {
 				add(r.String(), Event{Kind: k, Refusal: r, Cause: "the reason"})
 			}
 		case Exited:

@@ -21,7 +21,7 @@ type Message struct {
 	Request Request
 	Refused string       // why the request makes no sense; then it has no verb
 	Lost    bool         // the service's folder was removed and has been made anew
-	Lock    rundir.Stamp // of the lock file this was read from, if it was
+	Lock    rundir.Stamp // of the lock file this was read from, or that was written for it; zero: neither
 }
 
 // Config says where requests are and who gets them.
@@ -389,7 +389,11 @@ func (c *Control) act(name string, k *folder, f *rundir.Folder, r Request) {
 	if err != nil {
 		c.config.Report(Unwritten{name, err})
 	}
-	c.deliver(Message{Service: name, Request: r})
+	m := Message{Service: name, Request: r}
+	if r.Verb != Signal && !k.unwritten {
+		m.Lock = k.lock
+	}
+	c.deliver(m)
 }
 
 // lock passes on what the lock file says, if that is not what it said when it

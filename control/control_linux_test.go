@@ -26,10 +26,10 @@ func TestEachVerbIsDeliveredAndKeptInTheLock(t *testing.T) {
 	for _, c := range []struct{ line, before, want, lock string }{
 		{"start a\n", "TERM\n", "start web #a", "-"},
 		{"up a\n", "-", "start web #a", "-"},
-		{"stop a\n", "-", "stop web #a", "TERM\n"},
-		{"down\n", "once\n", "stop web", "TERM\n"},
-		{"kill a\n", "-", "kill web #a", "KILL\n"},
-		{"once a\n", "TERM\n", "once web #a", "once\n"},
+		{"stop a\n", "-", "stop web #a lock", "TERM\n"},
+		{"down\n", "once\n", "stop web lock", "TERM\n"},
+		{"kill a\n", "-", "kill web #a lock", "KILL\n"},
+		{"once a\n", "TERM\n", "once web #a lock", "once\n"},
 		{"restart a\n", "KILL\n", "restart web #a", "-"},
 		{"signal USR1 a\n", "-", "signal web USR1 #a", "-"},
 		{"reload a\n", "once\n", "signal web HUP #a", "once\n"},
@@ -253,7 +253,7 @@ func TestLockThatIsRemovedReleases(t *testing.T) {
 
 	// One that was written here, too.
 	w.echo("web", rundir.Control, "kill a\n")
-	w.expect("kill web #a")
+	w.expect("kill web #a lock")
 	w.must(os.Remove(w.path("web", rundir.Lock)))
 	w.expect("released web")
 }
@@ -381,7 +381,7 @@ func TestForgottenServiceIsLeftAlone(t *testing.T) {
 	w.control.Attend("web")
 	w.expect("released web")
 	w.echo("web", rundir.Control, "stop a\n")
-	w.expect("stop web #a")
+	w.expect("stop web #a lock")
 }
 
 func TestLockThatCannotBeWrittenIsReportedAndTheOrderGoesOn(t *testing.T) {
@@ -542,7 +542,7 @@ func floodgate(got *[]string) func(Message) {
 // there is none.
 func TestWithoutDescriptorsNoRequestIsLost(t *testing.T) {
 	t.Parallel()
-	if got, want := output(t, "without descriptors", t.TempDir(), nil), "[] [] [stop web #a]"; got != want {
+	if got, want := output(t, "without descriptors", t.TempDir(), nil), "[] [] [stop web #a lock]"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -2,9 +2,11 @@ package reaper
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -61,9 +63,14 @@ func unblockSignals() {
 
 // stat is what /proc/<pid>/stat says of a process, as far as it is of use.
 type stat struct {
+	pid     int
 	state   byte // Z is a zombie, if there are no other threads
+	parent  int
 	group   int
+	session int
 	threads int
+	start   ticks
+	exit    syscall.WaitStatus // of a zombie
 }
 
 // dead tells whether a process has ended and is merely not reaped. One whose
@@ -72,46 +79,47 @@ type stat struct {
 func (s stat) dead() bool { return (s.state == 'Z' || s.state == 'X') && s.threads <= 1 }
 
 // readStat reads /proc/<pid>/stat (proc_pid_stat(5)). The name of the program
-// may hold anything, so the fields are counted from the last parenthesis.
-func readStat(pid string) (stat, bool) {
+// may hold anything, so the fields are counted from the last parenthesis. A
+// process that is not there is fs.ErrNotExist, or ESRCH if it just went.
+func readStat(pid string) (stat, error) {
 	data, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
 	if err != nil {
-		return stat{}, false
+		return stat{}, err
 	}
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 18 {
-		return stat{}, false
+	// The numbers of the manual page; the state is 3.
+	number := func(field int) int64 {
+		if field-3 >= len(fields) {
+			err = fmt.Errorf("/proc/%s/stat: %w", pid, unix.EBADMSG)
+			return 0
+		}
+		n, bad := strconv.ParseInt(string(fields[field-3]), 10, 64)
+		if bad != nil {
+			err = bad
+		}
+		return n
 	}
-	group, err := strconv.Atoi(string(fields[2]))
+	s := stat{
+		parent:  int(number(4)),
+		group:   int(number(5)),
+		session: int(number(6)),
+		threads: int(number(20)),
+		start:   ticks(number(22)),
+	}
 	if err != nil {
-		return stat{}, false
+		return stat{}, err
 	}
-	threads, err := strconv.Atoi(string(fields[17]))
-	return stat{state: fields[0][0], group: group, threads: threads}, err == nil
+	s.state = fields[0][0]
+	s.pid, _ = strconv.Atoi(pid)
+	s.exit = syscall.WaitStatus(number(52)) // Linux 3.5; 0 for whom it is none of his business
+	return s, nil
 }
 
-// onlyZombies tells whether every member of a group is dead and merely not
-// reaped. It reads the whole process table: only for what KILL did not end.
-// Where there is no table to read, it cannot tell.
-func onlyZombies(group int) bool {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return false
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if _, ok := readStat("self"); err != nil || !ok {
-		return false
-	}
-	for _, name := range names {
-		if name[0] < '0' || name[0] > '9' {
-			continue
-		}
-		if s, ok := readStat(name); ok && s.group == group && !s.dead() {
-			return false
-		}
-	}
-	return true
+// onlyZombies tells whether every member of a group, whose main process had
+// ended at a moment, is dead and merely not reaped. It reads the whole process
+// table: only for what KILL did not end.
+func (r *Reaper) onlyZombies(group int, since time.Time) bool {
+	return !r.table(since).alive(group)
 }
 
 // orphanDelay is how long after the end of a main process the reaper looks
@@ -161,8 +169,8 @@ func (r *Reaper) findEscaped() bool {
 
 	seen := make(orphans, len(strangers))
 	for _, pid := range strangers {
-		s, ok := readStat(strconv.Itoa(pid))
-		if !ok || s.dead() || groups[s.group] {
+		s, err := readStat(strconv.Itoa(pid))
+		if err != nil || s.dead() || groups[s.group] {
 			continue
 		}
 		seen[pid] = struct{}{}

@@ -334,8 +334,8 @@ func parentOf(pid int) int {
 // state is the letter that /proc/<pid>/stat has for a process, 0 if there is
 // no such process.
 func state(pid int) byte {
-	s, ok := readStat(strconv.Itoa(pid))
-	if !ok {
+	s, err := readStat(strconv.Itoa(pid))
+	if err != nil {
 		return 0
 	}
 	return s.state

@@ -6,9 +6,13 @@
 //
 // It keeps no policy: what follows from an exit is the actor's business.
 //
-// Invariants: every child that ends is reaped; every process started here
-// gets exactly one Exit; a signal goes only to a process that was started
-// here and not yet reaped, or to a process group that still has a member.
+// Processes that the daemon before this one has started can be adopted. They
+// are not our children: their ends are heard through a pidfd.
+//
+// Invariants: every child that ends is reaped; every process started here or
+// adopted gets exactly one Exit; a signal goes only to a process that was
+// started here and not yet reaped, to a process group that still has a member,
+// or through a handle whose identity was checked.
 package reaper
 
 import (
@@ -44,6 +48,8 @@ type Process struct {
 type child struct {
 	exited  chan Exit
 	drained chan struct{}
+	ended   time.Time // when the main process was seen to have ended
+	away    *away     // it was adopted, and is not our child; nil otherwise
 }
 
 // earlyExit is the end of a process that was not known when it was reaped.
@@ -58,7 +64,8 @@ type Reaper struct {
 	report func(Fact)
 	null   *os.File
 	jobs   chan job
-	sub    bool // orphans come to us: we are PID 1 or a subreaper
+	again  chan struct{} // asks for one more sweep
+	sub    bool          // orphans come to us: we are PID 1 or a subreaper
 
 	// mu makes reaping and everything that must not race with it one at a
 	// time: as long as it is held, no number that the tables know can be
@@ -74,6 +81,15 @@ type Reaper struct {
 	forking int
 	forks   uint64 // all forks so far
 	early   map[int]earlyExit
+	// Children that we have from before this program was executed, and how
+	// those ended that were reaped before they were adopted. Nil in a program
+	// that began with no children.
+	missed  map[int]*syscall.WaitStatus
+	adopted adopted
+
+	// reading guards last: whoever probes reads the process table, without mu.
+	reading sync.Mutex
+	last    *table
 
 	orphans orphans
 }
@@ -113,6 +129,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		report:   report,
 		null:     null,
 		jobs:     make(chan job),
+		again:    make(chan struct{}, 1),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
 		main:     make(map[int]*child),
 		draining: make(map[int]*child),
@@ -137,6 +154,7 @@ func (r *Reaper) Run(ctx context.Context) error {
 	defer func() {
 		close(stop)
 		forks.Wait()
+		r.dismiss()
 		r.null.Close()
 	}()
 
@@ -150,6 +168,7 @@ func (r *Reaper) Run(ctx context.Context) error {
 		}
 		select {
 		case <-chld:
+		case <-r.again:
 		case <-look.C:
 			if waiting = !r.findEscaped(); waiting {
 				look.Reset(orphanDelay)
@@ -202,11 +221,15 @@ func (r *Reaper) reapSome() (mainEnded bool, strangers []Reaped, more bool) {
 		if more = err == nil && pid > 0; !more {
 			break
 		}
-		switch c, known := r.main[pid]; {
-		case known:
+		c, known := r.main[pid]
+		_, expected := r.missed[pid]
+		switch {
+		case known && c.away == nil:
 			delete(r.main, pid)
 			r.route(pid, c, status)
 			mainEnded = true
+		case expected:
+			r.missed[pid] = &status
 		case r.forking > 0:
 			r.early[pid] = earlyExit{status, r.forks}
 			orphaned, mainEnded = true, true
@@ -225,6 +248,7 @@ func (r *Reaper) reapSome() (mainEnded bool, strangers []Reaped, more bool) {
 // because each channel has room for all it will ever get.
 func (r *Reaper) route(pid int, c *child, status syscall.WaitStatus) {
 	alone := empty(pid)
+	c.ended = time.Now()
 	if !alone {
 		r.draining[pid] = c
 	}
@@ -235,11 +259,17 @@ func (r *Reaper) route(pid int, c *child, status syscall.WaitStatus) {
 // Called with mu held, after processes were reaped that may have been in one.
 func (r *Reaper) drain() {
 	for group, c := range r.draining {
-		if empty(group) {
-			delete(r.draining, group)
-			close(c.drained)
+		if c.away == nil && empty(group) {
+			r.drained(group, c)
 		}
 	}
+}
+
+// drained tells that a group is empty. Called with mu held.
+func (r *Reaper) drained(group int, c *child) {
+	delete(r.draining, group)
+	c.away.close()
+	close(c.drained)
 }
 
 // empty tells whether no process is left in a group, as kill(2) with signal 0
@@ -252,15 +282,31 @@ func empty(group int) bool { return unix.Kill(-group, 0) == unix.ESRCH }
 // left counts as empty: they hold nothing, and who should reap them may never
 // do it.
 func (r *Reaper) Probe(group int, hard bool) {
+	r.mu.Lock()
+	c, left := r.draining[group]
+	r.mu.Unlock()
+	if !left {
+		return
+	}
 	// The process table is read without mu, which reaping needs. It may be
 	// old then, but who is dead does not come to life, and nobody joins a
 	// group from outside its session (setpgid(2)).
-	dead := hard && onlyZombies(group)
+	var dead bool
+	if c.away != nil {
+		dead = c.away.empty(r.table(c.ended))
+	} else {
+		dead = hard && r.onlyZombies(group, c.ended)
+	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c, ok := r.draining[group]; ok && (dead || empty(group)) {
-		delete(r.draining, group)
-		close(c.drained)
+	if r.draining[group] == c && (dead || c.away == nil && empty(group)) {
+		r.drained(group, c)
+	}
+	quiet := len(r.draining) == 0
+	r.mu.Unlock()
+	if quiet {
+		r.reading.Lock()
+		r.last = nil // it is large
+		r.reading.Unlock()
 	}
 }
 
@@ -269,8 +315,12 @@ func (r *Reaper) Probe(group int, hard bool) {
 func (r *Reaper) Signal(pid int, sig unix.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := r.main[pid]; !ok {
+	c, ok := r.main[pid]
+	switch {
+	case !ok:
 		return unix.ESRCH
+	case c.away != nil:
+		return c.away.signal(sig)
 	}
 	return unix.Kill(pid, sig)
 }
@@ -281,10 +331,15 @@ func (r *Reaper) Signal(pid int, sig unix.Signal) error {
 func (r *Reaper) SignalGroup(group int, sig unix.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, alive := r.main[group]
-	_, left := r.draining[group]
-	if !alive && !left {
+	c, ok := r.main[group]
+	if !ok {
+		c, ok = r.draining[group]
+	}
+	switch {
+	case !ok:
 		return unix.ESRCH
+	case c.away != nil:
+		return c.away.signalGroup(sig)
 	}
 	return unix.Kill(-group, sig)
 }

@@ -86,7 +86,7 @@ func runFile(file string, signals <-chan os.Signal) (code int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", name, err)
 	}
-	defer guard.Close()
+	defer guard.Release()
 	defer giveBack(dir, name, before)
 
 	reap, err := reaper.New(func(reaper.Fact) {})
@@ -153,7 +153,7 @@ func runFile(file string, signals <-chan os.Signal) (code int, err error) {
 // take gets hold of a service's folder, unless the service runs already,
 // under the daemon or under another runsyssv. It returns the status that the
 // daemon had there, if it did.
-func take(dir *rundir.Dir, name string) (guard *os.File, before []byte, err error) {
+func take(dir *rundir.Dir, name string) (guard *rundir.Guard, before []byte, err error) {
 	f, err := dir.MakeFolder(name)
 	if err != nil {
 		return nil, nil, err
@@ -181,7 +181,7 @@ func take(dir *rundir.Dir, name string) (guard *os.File, before []byte, err erro
 		err = fmt.Errorf("already running (pid %d)", status.Pid)
 	}
 	if err != nil {
-		guard.Close()
+		guard.Release()
 	}
 	return guard, before, err
 }

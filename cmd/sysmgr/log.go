@@ -42,10 +42,14 @@ const maxQueue = 1 << 14
 
 // Facts of the daemon's own life.
 type (
-	begun struct{ sysdir, rundir string }
-	ended struct{ code int }
-	heard struct{ signal, effect string }
-	found struct{ entries int }
+	begun struct {
+		sysdir, rundir string
+		services       int // of the daemon before this one
+	}
+	unrecorded struct{ err error }
+	ended      struct{ code int }
+	heard      struct{ signal, effect string }
+	found      struct{ entries int }
 )
 
 func newJournal(debug, json bool) *journal {
@@ -151,7 +155,9 @@ func (j *journal) print(l line) {
 	const debug, info, warn = zap.DebugLevel, zap.InfoLevel, zap.WarnLevel
 	switch f := l.fact.(type) {
 	case begun:
-		log(info, "sysmgr started", zap.String("sysdir", f.sysdir), zap.String("rundir", f.rundir), zap.Int("pid", os.Getpid()))
+		log(info, "sysmgr started", zap.String("sysdir", f.sysdir), zap.String("rundir", f.rundir), zap.Int("pid", os.Getpid()), zap.Int("services_taken_over", f.services))
+	case unrecorded:
+		log(warn, "records not kept, a later sysmgr cannot take over", zap.Error(f.err))
 	case ended:
 		log(info, "sysmgr ended", zap.Int("exit_code", f.code))
 	case heard:
@@ -226,7 +232,9 @@ func (j *journal) changed(at time.Time, f actor.Changed) {
 	old, new := f.Old, f.New
 	if f.Event.Kind == actor.Exited {
 		fields := []zap.Field{service, zap.Int("pid", old.Pid)}
-		if status := f.Event.Exit; status.Signaled() {
+		if status := f.Event.Exit; status == reaper.Unknown {
+			fields = append(fields, zap.String("exit", "unknown"))
+		} else if status.Signaled() {
 			fields = append(fields, zap.String("signal", rundir.SignalName(status.Signal())))
 		} else {
 			fields = append(fields, zap.Int("exit_code", status.ExitStatus()))

@@ -124,6 +124,10 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 		log.report(ended{code})
 		log.close()
 	}()
+	records, past, err := claim.Records()
+	if err != nil {
+		log.report(unrecorded{err})
+	}
 	reap, err := reaper.New(func(f reaper.Fact) { log.report(f) })
 	if err != nil {
 		return fail(err)
@@ -137,6 +141,7 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	supervisor = actor.NewSupervisor(&actor.Config{
 		Sysdir:    s.sysdir,
 		Rundir:    dir,
+		Records:   records,
 		Env:       cli.Environment(os.Environ(), s.sysdir, s.rundir),
 		Manner:    s.manner,
 		Processes: reap,
@@ -151,8 +156,8 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 		},
 		Attend: requests.Attend,
 		Forget: requests.Forget,
-	})
-	log.report(begun{s.sysdir, s.rundir})
+	}, past...)
+	log.report(begun{s.sysdir, s.rundir, len(past)})
 
 	// The first to return ends all the others, in this order.
 	var group run.Group

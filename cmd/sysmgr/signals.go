@@ -8,7 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sysmgr/internal/cli"
 	"sysmgr/internal/rundir"
+	"sysmgr/reaper"
 )
 
 // listen makes every signal that would end or stop us harmless, for the rest
@@ -33,6 +35,9 @@ func obey(ctx context.Context, signals <-chan os.Signal, over <-chan syscall.Wai
 		case <-ctx.Done():
 			return 0
 		case status := <-over:
+			if status == reaper.Unknown {
+				return cli.Fail // it was not our child: nobody knows
+			}
 			if status.Signaled() {
 				return 128 + int(status.Signal())
 			}

@@ -96,7 +96,7 @@ func (c *Claim) Release() error {
 	top := &Folder{fd: int(c.dir.file.Fd()), path: c.dir.path}
 	first = errors.Join(first, top.Remove(Pid))
 	if own, err := c.dir.open(private); err == nil {
-		first = errors.Join(first, own.Remove("lock"))
+		first = errors.Join(first, own.Remove(recordsFile, "lock"))
 		own.Close()
 		// Without its lock it may be the next daemon's already.
 		if err := c.dir.RemoveFolder(private); !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {

@@ -108,7 +108,7 @@ func TestReleaseLeavesAFolderThatIsGrabbed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer guard.Close()
+	defer guard.Release()
 	put(t, f.Path()+"/pid", "412\n")
 	put(t, f.Path()+"/lock", "TERM\n")
 	if err := c.Release(); err != nil {
@@ -118,7 +118,7 @@ func TestReleaseLeavesAFolderThatIsGrabbed(t *testing.T) {
 		t.Errorf("got %q, want all of it", got)
 	}
 	if second, err := f.Grab(); !errors.Is(err, ErrGrabbed) {
-		second.Close()
+		second.Release()
 		t.Errorf("another Grab: got %v, want %v", err, ErrGrabbed)
 	}
 }

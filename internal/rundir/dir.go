@@ -33,7 +33,7 @@ const (
 	State       = "status"       // what the daemon knows, as key-value lines
 	Control     = "control"      // a request, until the daemon takes it
 	Taken       = ".control"     // a request the daemon has taken and is reading
-	Guard       = ".guard"       // flock held by whoever starts the service
+	GuardFile   = ".guard"       // flock held by whoever starts the service
 	Ready       = "ready"        // written by the service: it is ready
 	StopSignal  = "stop-signal"  // written by the service: a signal's name
 	StopTimeout = "stop-timeout" // written by the service: seconds, 0 = never KILL
@@ -364,8 +364,27 @@ func (f *Folder) Stamp(name string) Stamp {
 // starts this service, from before the fork until its state is published
 // (the daemon) or for as long as it runs (runsyssv), so that the two never
 // start the same service at once. ErrGrabbed says that somebody has it.
-// The lock goes with the returned file.
-func (f *Folder) Grab() (*os.File, error) { return f.seize(Guard, ErrGrabbed) }
+//
+// A child between fork and execve(2) holds it too, with the descriptors that
+// it has from us. So a daemon that was killed in the middle of a start leaves
+// a guard that is held until the start is over; and a Release takes the lock
+// from everybody.
+func (f *Folder) Grab() (*Guard, error) {
+	file, err := f.seize(GuardFile, ErrGrabbed)
+	if err != nil {
+		return nil, err
+	}
+	return &Guard{file}, nil
+}
+
+// Guard is the hold of a Grab.
+type Guard struct{ file *os.File }
+
+// Release gives the guard back.
+func (g *Guard) Release() {
+	unix.Flock(int(g.file.Fd()), unix.LOCK_UN)
+	g.file.Close()
+}
 
 // seize makes a file, if it is missing, and locks it, or returns taken if
 // somebody else has. It does not wait. Whoever ends removes the file while he
@@ -402,7 +421,7 @@ func (f *Folder) seize(name string, taken error) (*os.File, error) {
 var ErrGrabbed = errors.New("already running under runsyssv")
 
 // daemonFiles are the files that the daemon or its clients make in a folder.
-var daemonFiles = []string{Pid, Syspid, State, Control, Taken, Guard, Ready, StopSignal, StopTimeout, Waiting, Needs}
+var daemonFiles = []string{Pid, Syspid, State, Control, Taken, GuardFile, Ready, StopSignal, StopTimeout, Waiting, Needs}
 
 // Sweep empties the folder of everything that sysmgr and its tools make and
 // removes it if nothing else is in it. With keepLock set a lock stays, and the
@@ -424,7 +443,7 @@ func (d *Dir) Sweep(name string, keepLock bool) error {
 	if err != nil {
 		return err
 	}
-	defer guard.Close()
+	defer guard.Release()
 	return d.Clear(name, keepLock)
 }
 

@@ -409,15 +409,15 @@ func TestGrabHasOneHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if second, err := f.Grab(); !errors.Is(err, ErrGrabbed) {
-		second.Close()
+		second.Release()
 		t.Errorf("second: got %v, want %v", err, ErrGrabbed)
 	}
-	guard.Close()
+	guard.Release()
 	guard, err = f.Grab()
 	if err != nil {
 		t.Fatalf("after the first gave it back: %v", err)
 	}
-	guard.Close()
+	guard.Release()
 }
 
 // A sweep takes the guard's file away. Who comes in that moment must not hold
@@ -446,7 +446,7 @@ func TestGrabHasOneHolderEvenWhileTheFolderIsSwept(t *testing.T) {
 				// Whoever holds it may clear, and then holds nothing.
 				holders.Add(-1)
 				dir.Clear("web", true)
-				guard.Close()
+				guard.Release()
 			}
 		})
 	}

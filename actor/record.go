@@ -1,0 +1,199 @@
+package actor
+
+import (
+	"time"
+
+	"sysmgr/internal/rundir"
+	"sysmgr/reaper"
+)
+
+// remember writes down for the next daemon what this one knows.
+func (s *Service) remember() error {
+	if s.state.Group == 0 && !s.state.starting() {
+		s.from, s.to = 0, 0
+	}
+	r := s.state.record(time.Now(), rundir.Clock())
+	r.Name, r.From, r.To = s.name, s.from, s.to
+	r.HoldIno, r.HoldCtime = s.acted.Ino, s.acted.Ctime
+	var err error
+	s.slot, err = s.config.Records.Write(s.slot, r)
+	return err
+}
+
+// record is what the next daemon has to know of a state. now and clock are the
+// same moment by time.Now and by rundir.Clock, which other processes share.
+func (s State) record(now time.Time, clock time.Duration) rundir.Record {
+	moment := func(t time.Time) time.Duration {
+		if t.IsZero() {
+			return 0
+		}
+		return max(1, clock+t.Sub(now))
+	}
+	return rundir.Record{
+		Phase:     s.Phase.String(),
+		Wanted:    s.Want.String(),
+		Pid:       s.Pid,
+		Group:     s.Group,
+		Since:     moment(s.Since),
+		Due:       moment(s.Due),
+		KillAt:    moment(s.KillAt),
+		Killed:    moment(s.Killed),
+		NotBefore: moment(s.NotBefore),
+		Ended:     moment(s.Ended),
+		Retry:     s.Retry,
+		Failures:  s.Failures,
+		Starts:    s.Starts,
+		Restarts:  s.Restarts,
+		LastExit:  s.LastExit,
+		Cause:     s.Cause,
+	}
+}
+
+// restored is the state that a record was made of. It is of no use if the
+// record contradicts itself, which none does that a daemon has written: then
+// ok is false.
+func restored(r rundir.Record, now time.Time, clock time.Duration) (s State, ok bool) {
+	moment := func(d time.Duration) time.Time {
+		if d == 0 {
+			return time.Time{}
+		}
+		return now.Add(d - clock)
+	}
+	for _, p := range Phases {
+		if p.String() == r.Phase {
+			s.Phase = p
+		}
+	}
+	for _, w := range Wants {
+		if w.String() == r.Wanted {
+			s.Want = w
+		}
+	}
+	s.Pid, s.Group = r.Pid, r.Group
+	s.Since, s.Due = moment(r.Since), moment(r.Due)
+	s.KillAt, s.Killed = moment(r.KillAt), moment(r.Killed)
+	s.NotBefore, s.Ended = moment(r.NotBefore), moment(r.Ended)
+	s.Failures = min(r.Failures, len(delays))
+	s.Retry, s.Starts, s.Restarts = r.Retry, r.Starts, r.Restarts
+	s.LastExit, s.Cause = r.LastExit, r.Cause
+
+	runs := s.Phase == Up || s.Phase == Stopping
+	switch {
+	case s.Since.IsZero(), runs != (s.Group != 0), s.Pid != 0 && s.Pid != s.Group, s.Phase == Up && s.Pid == 0:
+		return State{}, false
+	case (s.Phase == Stopping || s.Phase == Backoff) && s.Due.IsZero():
+		return State{}, false
+	}
+	return s, true
+}
+
+// resume goes on where the daemon before this one was interrupted: what runs
+// is adopted, what waits waits on, and what was asked for meanwhile, by a lock
+// file written or removed, is done.
+func (s *Service) resume(past rundir.Record) {
+	state, ok := restored(past, time.Now(), rundir.Clock())
+	if !ok {
+		s.begin(WantUp)
+		return
+	}
+	state.Bar = s.state.Bar
+	s.state = state
+	s.slot, s.from, s.to = past.Slot(), past.From, past.To
+	s.acted = rundir.Stamp{Ino: past.HoldIno, Ctime: past.HoldCtime}
+	hold, stamp := rundir.NoHold, rundir.Stamp{}
+	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
+		hold, stamp = f.ReadHold()
+		if state.Pid == 0 {
+			f.Remove(rundir.Pid, rundir.Syspid)
+		} else if f.Has(rundir.Pid) && f.Has(rundir.Syspid) {
+			s.shownPid = state.Pid
+		}
+		f.Close()
+	}
+	if s.config.Attend != nil {
+		s.config.Attend(s.name)
+	}
+	if state.Group != 0 {
+		s.process = s.config.Processes.Adopt(reaper.Adoption{
+			Group: state.Group, Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(),
+		})
+		if state.Pid == 0 {
+			s.drained = s.process.Drained
+		}
+	}
+	first := s.missed(hold, stamp)
+	s.acted = version(stamp)
+	if s.state.Phase == Backoff {
+		s.config.restless.set(s.name, true)
+	}
+	if first != nil {
+		s.handle(*first, true)
+		return
+	}
+	s.arm()
+	s.publish()
+}
+
+// missed finds what the service has to be told after the last daemon has
+// ended, if anything: an order that was given meanwhile, or a start that was
+// under way.
+func (s *Service) missed(hold rundir.Hold, stamp rundir.Stamp) *Event {
+	same := version(stamp) == s.acted
+	if s.state.Want == WantGone {
+		// It was to end with the daemon or its entry. This daemon is a new
+		// one, and will see for itself whether there is an entry.
+		s.state.Want = WantUp
+		if hold == rundir.HoldOnce && same {
+			s.state.Want = WantDown
+		} else if s.state.Phase == Down {
+			s.state.Want = WantDown
+			return &Event{Kind: Start}
+		}
+	}
+	want, starting := s.state.Want, s.state.starting()
+	if starting {
+		s.unsure = s.from != 0
+		s.state.Want = WantDown
+	}
+	switch {
+	case hold == rundir.HoldKill && want != WantDown:
+		return &Event{Kind: Kill}
+	case hold == rundir.HoldDown && want != WantDown, hold == rundir.HoldOpen && want != WantDown:
+		return &Event{Kind: Stop}
+	case hold == rundir.HoldOnce && !same:
+		return &Event{Kind: Once}
+	case hold == rundir.NoHold && want != WantUp && s.acted != (rundir.Stamp{}):
+		return &Event{Kind: Start}
+	case starting && want == WantOnce:
+		return &Event{Kind: Once}
+	case starting:
+		return &Event{Kind: Start}
+	case s.state.Phase == Blocked && s.state.Bar == "":
+		return &Event{Kind: Appeared}
+	}
+	return nil
+}
+
+// mark is the entry of the environment by which a process of this service is
+// known, and of no other.
+func (s *Service) mark() string {
+	return "SYSMGR_DIR=" + s.config.Rundir.Path() + "/" + s.name
+}
+
+// found looks for the process of a start that the daemon before this one began
+// and did not live to see the end of. Whoever is in the middle of execve(2)
+// has the guard, which we have now: so the process is there, or never will be.
+func (s *Service) found() (answer Event, known bool) {
+	s.unsure = false
+	a, found := s.config.Processes.Find(s.mark(), s.from)
+	if found {
+		s.from, s.to = a.From, a.To
+		s.process = s.config.Processes.Adopt(a)
+		return Event{Kind: Started, Pid: a.Group}, true
+	}
+	if s.state.Want == WantOnce {
+		s.from = 0
+		return Event{Kind: Refused, Refusal: Lapsed, Cause: "sysmgr was killed while it started this, which may have run"}, true
+	}
+	return Event{}, false
+}

@@ -1,0 +1,98 @@
+package reaper
+
+import (
+	"syscall"
+	"time"
+)
+
+// Unknown is the status of an Exit that nobody could read: the process was
+// not our child. No wait4(2) of ours returns it (it says "continued").
+const Unknown syscall.WaitStatus = 0xffff
+
+// Adoption says which process, started by an earlier daemon, is to be taken
+// over, and how to tell it from a stranger that got its number.
+type Adoption struct {
+	Group int  // its process group, whose number is that of the main process
+	Led   bool // the main process had not ended, as far as the earlier daemon knew
+
+	// The main process was made between these two moments by BootTime.
+	From, To time.Duration
+
+	// Mark is an entry of the environment that the main process was started
+	// with, and no other service. It decides who is left of a group whose
+	// main process is gone.
+	Mark string
+}
+
+// Adopt takes over a process that was started by the daemon before this one.
+// It always answers with a Process: if the main process has ended meanwhile,
+// its Exited receives at once, with the status Unknown unless the kernel still
+// tells it; if it was not Led, only Drained is of interest. Whoever is not, by
+// number and start time, what the Adoption says is left alone.
+//
+// A process that is still our child, because this program has replaced the one
+// that started it (execve(2) keeps children), is watched like any other.
+func (r *Reaper) Adopt(a Adoption) Process {
+	c := &child{exited: make(chan Exit, 1), drained: make(chan struct{})}
+	p := Process{Pid: a.Group, Exited: c.exited, Drained: c.drained}
+	if !r.keep(a, c) {
+		r.adopt(a, c)
+	}
+	return p
+}
+
+// Expect names the main processes that the program has from before it was
+// executed anew, so that an exit of theirs which is reaped before they are
+// adopted is not lost. It is called before Run.
+func (r *Reaper) Expect(pids ...int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.missed = make(map[int]*syscall.WaitStatus, len(pids))
+	for _, pid := range pids {
+		r.missed[pid] = nil
+	}
+}
+
+// keep takes over a process that is our own child, or a group of one, and
+// tells whether it was.
+func (r *Reaper) keep(a Adoption, c *child) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.missed == nil {
+		return false // nothing can be ours: the program is new
+	}
+	if !a.Led {
+		// Nobody has reaped since then, so the number is still the group's.
+		c.ended = time.Now()
+		if empty(a.Group) {
+			close(c.drained)
+		} else {
+			r.draining[a.Group] = c
+		}
+		return true
+	}
+	status := r.missed[a.Group]
+	delete(r.missed, a.Group)
+	switch {
+	case status != nil:
+		r.route(a.Group, c, *status)
+	case isChild(a):
+		r.main[a.Group] = c
+	default:
+		return false
+	}
+	return true
+}
+
+// Hold stops all reaping, for good: what ends from now on is left to the
+// program that is executed in our place. Resume is for when that fails.
+func (r *Reaper) Hold() { r.mu.Lock() }
+
+// Resume ends a Hold. What has ended meanwhile is reaped with the next end.
+func (r *Reaper) Resume() {
+	r.mu.Unlock()
+	select {
+	case r.again <- struct{}{}:
+	default:
+	}
+}
