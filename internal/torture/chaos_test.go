@@ -274,7 +274,7 @@ func (c *chaos) restoreEntry(name string) {
 }
 
 var stateFiles = []string{
-	rundir.Pid, rundir.Syspid, rundir.State, rundir.Lock, rundir.Control, rundir.Taken, rundir.Guard,
+	rundir.Pid, rundir.Syspid, rundir.State, rundir.Lock, rundir.Control, rundir.Taken, rundir.GuardFile,
 	rundir.Ready, rundir.StopSignal, rundir.StopTimeout, rundir.Waiting, rundir.Needs,
 }
 
