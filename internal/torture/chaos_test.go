@@ -391,21 +391,6 @@ func (c *chaos) spawn() {
 	}
 }
 
-// claimed tells whether a daemon has the run directory.
-func (c *chaos) claimed() bool {
-	dir, err := rundir.Open(c.Rundir)
-	if err != nil {
-		return false
-	}
-	defer dir.Close()
-	witness, err := dir.Daemon()
-	if err != nil {
-		return false
-	}
-	witness.Close()
-	return true
-}
-
 // daemonTrouble does something to the daemon itself.
 func (c *chaos) daemonTrouble(d *rand.Rand) {
 	c.life.Lock()

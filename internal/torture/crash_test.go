@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,9 +41,38 @@ var crashKinds = []crashKind{
 // live is a daemon's life, from its start.
 func live(c *traced) { (&scenario{world: c.world}).replay() }
 
-// takeOver is what a successor does until it is at rest.
+// takeOver is what a successor does, who gets orders at once.
 func takeOver(c *traced) {
-	c.awaitRest()
+	for !c.claimed() {
+		if !c.lives() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	var each sync.WaitGroup
+	for name, verbs := range map[string][]string{
+		"calm": {"restart"}, "brood": {"stop", "start"}, "twice": {"restart", "kill"}, "slow": {"restart"}, "deaf": {"start"}, "once": {"once"},
+	} {
+		each.Go(func() {
+			for _, verb := range verbs {
+				if !c.lives() || !c.order(c.known(name), verb) {
+					return
+				}
+			}
+		})
+	}
+	each.Go(func() {
+		prey := c.known("prey")
+		prey.mu.Lock()
+		prey.touched = true
+		prey.mu.Unlock()
+		c.Kill(c.leaderOf("prey"))
+		c.await(prey, "start")
+	})
+	each.Wait()
+	if c.lives() {
+		c.awaitRest()
+	}
 }
 
 // shutDown is a short life and its end.
@@ -55,8 +85,11 @@ func shutDown(c *traced) {
 
 // awaitRest waits until every service is as it is wanted, or the daemon dead.
 func (w *world) awaitRest() {
-	for _, s := range w.all() {
-		if !w.await(s, s.want) {
+	w.t.Helper()
+	for begin := time.Now(); w.lives() && len(w.problems()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > convergence {
+			w.suspectAll(w.problems())
+			w.t.Errorf("not at rest: %s", strings.Join(w.problems(), "; "))
 			return
 		}
 	}
@@ -105,9 +138,13 @@ func crashAt(t *testing.T, k crashKind, n int) (points int, hit bool) {
 	c := w.prepare()
 	w.watch()
 	if k.adopt {
-		w.begin()
+		// Its predecessor died somewhere on its way.
+		first := w.beginTraced("-armed", "-kill", strconv.Itoa(100+int(rand.New(rand.NewPCG(seed, uint64(n))).IntN(1000))))
 		c.play()
-		w.crash()
+		unix.Kill(first.pid, unix.SIGKILL)
+		<-w.Ended()
+		t.Logf("its predecessor was killed %s", first.says("killed"))
+		w.died()
 	}
 	options := slices.Concat(k.options, []string{"-kill", strconv.Itoa(n)})
 	shuts := k.fault == "killed while it shuts down"
@@ -165,7 +202,7 @@ func crashAt(t *testing.T, k crashKind, n int) (points int, hit bool) {
 			s.mu.Unlock()
 		}
 	}
-	w.begin()
+	w.begin("-v")
 	if took := time.Since(w.Begun()); took > adoption+w.lag() {
 		broken(t, 9, "the next daemon was there after %s", took)
 	}
@@ -191,7 +228,7 @@ func TestDaemonCanBeKilledAtAnySystemCall(t *testing.T) {
 			try(t, k.fault, "never", func(t *testing.T) { points, _ = crashAt(t, k, 0) })
 			draw := rand.New(rand.NewPCG(seed, uint64(i)))
 			order := draw.Perm(points)
-			if few := choose(1, 8, points); few < points {
+			if few := int(number("TORTURE_FEW", uint64(choose(1, 8, points)))); few < points {
 				order = order[:few]
 			}
 			if only := os.Getenv("TORTURE_POINT"); only != "" {

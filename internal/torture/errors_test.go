@@ -252,7 +252,7 @@ func TestDaemonLivesThroughASingleCallThatFails(t *testing.T) {
 			var points int
 			try(t, "a single "+f.errno, "never", func(t *testing.T) { points = failAt(t, f, 0) })
 			order := rand.New(rand.NewPCG(seed, 100+uint64(i))).Perm(points)
-			if few := choose(1, 5, points); few < points {
+			if few := int(number("TORTURE_FEW", uint64(choose(1, 5, points)))); few < points {
 				order = order[:few]
 			}
 			if only := os.Getenv("TORTURE_POINT"); only != "" {

@@ -88,6 +88,8 @@ type service struct {
 	touched bool          // its process was killed, or its folder was tampered with
 	leader  int           // as it was when the daemon died
 	starts  int           // and how often it had been started
+
+	suspect atomic.Bool // something is wrong with it
 }
 
 func newWorld(t *testing.T, build rig.Build) *world {
@@ -114,13 +116,42 @@ func (w *world) witnesses() {
 	close(w.stop)
 	w.watchers.Wait()
 	for _, name := range w.doubles() {
+		if s := w.known(name); s != nil {
+			s.suspect.Store(true)
+		}
 		broken(w.t, 1, "%s: processes %v were started beside another copy", name, w.Journalled("DUP", name))
 	}
 	w.hearCanaries()
 	w.compareDecoy()
+	if w.t.Failed() {
+		w.tellStories()
+	}
 	for _, cmd := range w.canaries {
 		cmd.Process.Kill()
 		cmd.Wait()
+	}
+}
+
+// tellStories prints what the daemons and the victims wrote about the services
+// that something was found wrong with.
+func (w *world) tellStories() {
+	log, _ := os.ReadFile(w.Log)
+	for _, s := range w.all() {
+		if !s.suspect.Load() {
+			continue
+		}
+		var story []string
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, `"service": "`+s.name+`"`) || strings.Contains(line, "sysmgr started") {
+				story = append(story, line)
+			}
+		}
+		for _, line := range w.Journal() {
+			if line[1] == s.name {
+				story = append(story, strings.Join(line, " ")+"\n")
+			}
+		}
+		w.t.Logf("the story of %s:\n%s", s.name, strings.Join(story[max(0, len(story)-60):], ""))
 	}
 }
 

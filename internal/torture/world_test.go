@@ -43,7 +43,7 @@ func (w *world) beginTraced(options ...string) *traced {
 	c := &traced{world: w, report: filepath.Join(w.top, "report")}
 	os.Remove(c.report)
 	tracer := rig.Program(w.t, rig.Plain, "tracer")
-	w.LaunchUnder(slices.Concat([]string{tracer, "-report", c.report, "-under", w.Rundir + "," + w.Sysdir}, options), nil)
+	w.LaunchUnder(slices.Concat([]string{tracer, "-report", c.report, "-under", w.Rundir + "," + w.Sysdir}, options), nil, "-v")
 	for deadline := time.Now().Add(rig.Patience); ; time.Sleep(time.Millisecond) {
 		if word := c.says("pid"); word != "" {
 			c.pid, _ = strconv.Atoi(word)
@@ -85,6 +85,21 @@ func (c *traced) meddle(on bool) {
 			c.t.Fatalf("the tracer is not %s", word)
 		}
 	}
+}
+
+// claimed tells whether a daemon has the run directory.
+func (w *world) claimed() bool {
+	dir, err := rundir.Open(w.Rundir)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	witness, err := dir.Daemon()
+	if err != nil {
+		return false
+	}
+	witness.Close()
+	return true
 }
 
 // lives tells whether there is a daemon that has not ended.
@@ -139,6 +154,7 @@ func (w *world) order(s *service, verb string) bool {
 		case <-w.Ended():
 		case <-time.After(time.Second):
 			if !w.lenient || code != 1 {
+				s.suspect.Store(true)
 				w.t.Errorf("svctl %s %s: got exit status %d, want 0: %s", verb, s.name, code, complaint)
 			}
 		}
@@ -255,40 +271,43 @@ func (w *world) fits(s *service, want string) string {
 	return ""
 }
 
+// problems lists the services that are not as they are wanted, in one of the
+// ways in which they may be.
+func (w *world) problems() (list []string) {
+	for _, s := range w.all() {
+		s.mu.Lock()
+		problem := w.fits(s, s.want)
+		for _, verb := range s.maybe {
+			if problem == "" {
+				break
+			}
+			if verb == "restart" {
+				verb = "start"
+			}
+			if other := w.fits(s, verb); other == "" {
+				problem = ""
+			} else {
+				problem += "; as " + verb + ": " + other
+			}
+		}
+		if problem == "" {
+			problem = w.checkPidFiles(s)
+		}
+		if problem != "" {
+			list = append(list, fmt.Sprintf("%s, which is to be %s: %s", s.name, s.want, problem))
+		}
+		s.mu.Unlock()
+	}
+	return list
+}
+
 // converge waits until every service is as it is wanted, in one of the ways
 // in which it may be. It is called when all faults have been lifted.
 func (w *world) converge(law int) time.Duration {
 	w.t.Helper()
 	begin := time.Now()
-	problems := func() (list []string) {
-		for _, s := range w.all() {
-			s.mu.Lock()
-			problem := w.fits(s, s.want)
-			for _, verb := range s.maybe {
-				if problem == "" {
-					break
-				}
-				if verb == "restart" {
-					verb = "start"
-				}
-				if other := w.fits(s, verb); other == "" {
-					problem = ""
-				} else {
-					problem += "; as " + verb + ": " + other
-				}
-			}
-			if problem == "" {
-				problem = w.checkPidFiles(s)
-			}
-			if problem != "" {
-				list = append(list, fmt.Sprintf("%s, which is to be %s: %s", s.name, s.want, problem))
-			}
-			s.mu.Unlock()
-		}
-		return list
-	}
 	for {
-		list := problems()
+		list := w.problems()
 		if len(list) == 0 {
 			return time.Since(begin)
 		}
@@ -299,12 +318,23 @@ func (w *world) converge(law int) time.Duration {
 			w.t.Fatalf("not at rest: %s", strings.Join(list, "; ")) // and never will be
 		}
 		if time.Since(begin) > convergence {
+			w.suspectAll(list)
 			for _, problem := range list {
 				broken(w.t, law, "%s", problem)
 			}
 			return time.Since(begin)
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// suspectAll marks the services that a list of problems begins with.
+func (w *world) suspectAll(list []string) {
+	for _, problem := range list {
+		name, _, _ := strings.Cut(problem, ",")
+		if s := w.known(name); s != nil {
+			s.suspect.Store(true)
+		}
 	}
 }
 
@@ -317,11 +347,13 @@ func (w *world) checkAfterCrash() {
 		settled := len(s.maybe) == 0 && !s.touched
 		if s.held != 0 && settled {
 			if n := w.startsSince(s.name, s.held); n > 0 {
+				s.suspect.Store(true)
 				broken(w.t, 3, "%s was held, and was started %d times", s.name, n)
 			}
 		}
 		if settled && s.calm && s.leader != 0 && (s.want == "start" || s.want == "once") {
 			if now := w.leaderOf(s.name); now != s.leader {
+				s.suspect.Store(true)
 				broken(w.t, 9, "%s: got process %d, want %d, which it was when the daemon died", s.name, now, s.leader)
 			}
 			if starts := len(w.Journalled("start", s.name)); starts != s.starts {
@@ -329,6 +361,7 @@ func (w *world) checkAfterCrash() {
 			}
 		}
 		if starts := len(w.Journalled("start", s.name)); s.onces > 0 && !s.calm && starts > s.onces {
+			s.suspect.Store(true)
 			broken(w.t, 6, "%s: got %d starts for %d requests", s.name, starts, s.onces)
 		}
 		s.mu.Unlock()
