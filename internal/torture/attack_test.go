@@ -308,11 +308,15 @@ func TestStrangerChangesNothing(t *testing.T) {
 			t.Errorf("got %d files and process %d, want %d and %d", len(after), w.leaderOf("web"), len(before), leader)
 		}
 		// A lock on the file that everybody may read must keep nobody out.
-		hold := w.as(stranger, nil, "flock", "-x", filepath.Join(w.Rundir, "pid"), "sleep", "1000")
-		hold.Start()
-		shared := w.as(stranger, nil, "flock", "-s", filepath.Join(w.Rundir, "pid"), "sleep", "1000")
-		shared.Start()
-		defer func() { hold.Process.Kill(); shared.Process.Kill(); hold.Wait(); shared.Wait() }()
+		for _, how := range []string{"-x", "-s"} {
+			cmd := w.as(stranger, nil, "/bin/sh", "-c", "flock "+how+" 0; exec sleep 1000")
+			cmd.Stdin, _ = os.Open(filepath.Join(w.Rundir, "pid"))
+			cmd.Env = []string{"PATH=/usr/bin:/bin"}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { cmd.Process.Kill(); cmd.Wait() }()
+		}
 		w.crash()
 		w.begin()
 		w.converge(4)

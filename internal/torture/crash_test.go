@@ -160,14 +160,14 @@ func crashAt(t *testing.T, k crashKind, n int) (points int, hit bool) {
 		}
 		dead.Store(true)
 	}()
-	if slices.Contains(k.options, "-hold") {
+	if tracer := w.Daemon; slices.Contains(k.options, "-hold") {
 		go func() {
 			for traced.says("held") == "" && !dead.Load() {
 				time.Sleep(2 * time.Millisecond)
 			}
 			// Its successor has a second in which the child is not there yet.
 			time.Sleep(time.Second)
-			traced.Daemon.Signal(unix.SIGUSR1)
+			tracer.Signal(unix.SIGUSR1)
 		}()
 	}
 	k.play(traced)
