@@ -4,12 +4,15 @@
 #   make run             run them on example services, as an ordinary user
 #   make test            run all tests
 #   make check           everything that has to hold before a commit
+#   make torture         try to break it, for a long time; SHORT=1 for a minute
 #   make bench           measure, as ratios to a bare fork
 #   make cross           build and vet for the other systems
 #   make dist            make a source archive of HEAD
 #   make install         install programs and manuals
 #
 # Everything below can be set on the command line, as in: make PREFIX=/usr
+# For make torture: SEED=N repeats one as far as that is possible, MINUTES=N is
+# how long chaos lasts, FAULT=PATTERN picks tests by their names.
 
 PREFIX   = /usr/local
 BINDIR   = $(PREFIX)/bin
@@ -78,6 +81,31 @@ bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/bench
 	$(GO) test -count=1 -v -run DaemonAtRest ./internal/load
 
+# Kills the daemon at each of its system calls, lets them fail, attacks it, and
+# brings chaos over it; best as root. It ends with a table of faults, tries and
+# violations of the laws, and fails if there is a violation.
+SHORT   =
+SEED    =
+MINUTES =
+FAULT   = .
+FUZZTIME = $(if $(SHORT),1s,30s)
+FUZZ = ./internal/rundir:FuzzParseStatus ./internal/rundir:FuzzParsePid ./internal/rundir:FuzzReadHold \
+	./internal/rundir:FuzzReadManner ./internal/rundir:FuzzParseSignal ./internal/rundir:FuzzParseSeconds \
+	./internal/rundir:FuzzCheckName ./internal/rundir:FuzzParseRecord ./control:FuzzParseRequest ./control:FuzzLook \
+	./internal/watch:FuzzDecode ./internal/program:FuzzInterpreter ./actor:FuzzStepKeepsItsLaws
+
+torture: fuzz
+	cd internal/torture && TORTURE=$(if $(SHORT),short,long) TORTURE_SEED='$(SEED)' TORTURE_MINUTES='$(MINUTES)' \
+		$(GO) test -count=1 -timeout 0 -run '$(FAULT)'
+
+# Feeds nonsense to every parser.
+fuzz:
+	@for f in $(FUZZ); do \
+		out=$$($(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) "$${f%%:*}" 2>&1) || \
+			{ printf '%s\n' "$$out" >&2; exit 1; }; \
+		printf '%s: ' "$$f"; printf '%s\n' "$$out" | sed -n '/elapsed/{s/^fuzz: //;h;};$${x;p;}'; \
+	done
+
 install: all
 	mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(SYSDIR)'
 	install -m 755 '$(BIN)/sysmgr' '$(DESTDIR)$(SBINDIR)/'
@@ -99,4 +127,4 @@ dist:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test check format vet staticcheck manuals scripts cross bench install uninstall dist clean
+.PHONY: always all run test check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist clean

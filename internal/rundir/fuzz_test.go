@@ -109,3 +109,28 @@ func FuzzCheckName(f *testing.F) {
 		}
 	})
 }
+
+// Whatever is in a line of the records, it makes no process of 0 or 1, and
+// what a daemon has written is read as it was.
+func FuzzParseRecord(f *testing.F) {
+	f.Add(Record{Name: "web", Phase: Up, Wanted: "up", Pid: 412, Group: 412, From: 1, To: 2, Since: 3, Starts: 1}.encode(nil))
+	f.Add(Record{Name: "a b=c", Phase: Backoff, Wanted: "once", Due: 9, Cause: "x \" / y\n", LastExit: "exit 1"}.encode(nil))
+	for _, seed := range []string{"", "\n", "web/ phase=up wanted=up pid=1 \n", "web/ phase=up wanted=up pid=-7 group=0 \n",
+		"web/ phase=up wanted=up pid=99999999999 \n", "../x/ phase=up wanted=up \n", "web/ phase=up wanted=up cause=\"\\x", "\x00"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		r, ok := ParseRecord(line)
+		if !ok {
+			return
+		}
+		if CheckName(r.Name) != nil || r.Pid < 0 || r.Pid == 1 || r.Group < 0 || r.Group == 1 || r.Failures < 0 {
+			t.Errorf("%q: got %+v", line, r)
+		}
+		again, ok := ParseRecord(r.encode(nil))
+		again.slot = r.slot
+		if len(r.Cause) < 50 && len(r.LastExit) < 10 && (!ok || again != r) {
+			t.Errorf("%q: got %+v, %v\nwant %+v", line, again, ok, r)
+		}
+	})
+}
