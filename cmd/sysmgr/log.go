@@ -28,6 +28,7 @@ type journal struct {
 	dropped int
 	wake    chan struct{}
 	closing chan struct{}
+	once    sync.Once // for closing
 	done    chan struct{}
 }
 
@@ -105,9 +106,10 @@ func (j *journal) report(fact any) {
 	}
 }
 
-// close writes what is left, but waits for it no longer than a second.
+// close writes what is left, but waits for it no longer than a second. To close
+// it again does nothing.
 func (j *journal) close() {
-	close(j.closing)
+	j.once.Do(func() { close(j.closing) })
 	select {
 	case <-j.done:
 	case <-time.After(time.Second):
