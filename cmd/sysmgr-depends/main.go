@@ -153,7 +153,7 @@ func (w *waiter) goal(name string) control.Goal {
 			program.Errorf("%s: held down; waiting until it is started (svctl start %s)", name, name)
 		}
 		if len(v.Waiting) > 0 && w.self != "" {
-			if circle := w.circle(name, v.Waiting, nil); circle != nil {
+			if circle := w.circle(name, v.Waiting, make(map[string]bool)); circle != nil {
 				return false, 0, fmt.Errorf("they wait for each other: %s", strings.Join(circle, " -> "))
 			}
 		}
@@ -162,20 +162,24 @@ func (w *waiter) goal(name string) control.Goal {
 }
 
 // circle follows who waits for whom, from name on. If that leads back to the
-// service that calls us, it returns the way.
-func (w *waiter) circle(name string, waiting, way []string) []string {
-	way = append(way, name)
+// service that calls us, it returns the way. Each service is asked once: their
+// files are theirs to write, and there are more ways than anyone can go.
+func (w *waiter) circle(name string, waiting []string, seen map[string]bool) []string {
+	seen[name] = true
+	if slices.Contains(waiting, w.self) {
+		return []string{w.self, name, w.self}
+	}
 	for _, next := range waiting {
-		if next == w.self {
-			return append(append([]string{w.self}, way...), w.self)
-		}
-		if slices.Contains(way, next) {
+		if seen[next] {
 			continue
 		}
-		if v, err := control.Look(w.dir, next); err == nil {
-			if circle := w.circle(next, v.Waiting, way); circle != nil {
-				return circle
-			}
+		v, err := control.Look(w.dir, next)
+		if err != nil {
+			seen[next] = true
+			continue
+		}
+		if circle := w.circle(next, v.Waiting, seen); circle != nil {
+			return slices.Insert(circle, 1, name)
 		}
 	}
 	return nil
