@@ -601,3 +601,51 @@ func TestRunDirectoryOfOthersIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// Services that forge whom they wait for keep sysmgr-depends neither busy for
+// ever nor beyond its time.
+func TestForgedWaitingKeepsNobodyBusy(t *testing.T) {
+	t.Parallel()
+	try(t, "attack: forged waiting", "all wait for all", func(t *testing.T) {
+		w := newWorld(t, rig.Plain)
+		const count = 24
+		var names []string
+		for i := range count {
+			names = append(names, fmt.Sprintf("s%02d", i))
+			w.add(names[i], "ready")
+		}
+		w.begin()
+		w.watch()
+		w.converge(4)
+		for _, name := range names {
+			text := strings.Join(names, "\n") + "\n\x1b[31mred\n../x\n"
+			if err := os.WriteFile(filepath.Join(w.Rundir, name, "waiting"), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		self := w.add("self", "ready")
+		w.await(self, "start")
+		cmd := exec.Command(rig.Program(t, rig.Plain, "sysmgr-depends"), "-w", "0.5", "s00")
+		cmd.Env = w.Environment("SYSMGR_NAME=self", "SYSMGR_DIR="+filepath.Join(w.Rundir, "self"))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		select {
+		case <-done:
+			if code := cmd.ProcessState.ExitCode(); code != 3 {
+				t.Errorf("sysmgr-depends: got exit status %d, want 3", code)
+			}
+		case <-time.After(answerTime + 10*time.Second + w.lag()):
+			cmd.Process.Kill()
+			<-done
+			broken(t, 12, "sysmgr-depends -w 0.5 is still busy")
+		}
+		out, _ := w.Svctl("status")
+		if strings.ContainsFunc(out, func(r rune) bool { return r < ' ' && r != '\n' }) {
+			t.Errorf("svctl status: got %q, want nothing that moves a cursor", out)
+		}
+		w.finish()
+	})
+}

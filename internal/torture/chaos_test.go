@@ -420,8 +420,10 @@ func (c *chaos) daemonTrouble(d *rand.Rand) {
 			return
 		}
 		c.daemon.Store(0)
-		if left := c.Processes(""); len(left) > 0 {
-			broken(c.t, 2, "daemon ended, and left %v", left)
+		for _, name := range c.names {
+			if left := c.Processes(name); len(left) > 0 {
+				broken(c.t, 2, "daemon ended, and left %v of %s", left, name)
+			}
 		}
 		c.spawn()
 	case n < 11:

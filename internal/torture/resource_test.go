@@ -179,7 +179,14 @@ func TestProcessesThatRunOutAreWaitedFor(t *testing.T) {
 		w.converge(4)
 		// A little later it is at rest, with the threads that it has.
 		time.Sleep(200 * time.Millisecond)
-		undo := w.limited(unix.RLIMIT_NPROC, 1)
+		// Only the user himself may do that everywhere.
+		limit := func(soft string) {
+			cmd := w.as(uid, nil, "prlimit", "--pid", fmt.Sprint(w.Daemon.Pid), "--nproc="+soft+":")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("prlimit: %v %s", err, out)
+			}
+		}
+		limit("1")
 		for _, name := range []string{"one", "two", "three", "prey"} {
 			w.known(name).touched = true
 			w.Kill(w.leaderOf(name))
@@ -200,7 +207,11 @@ func TestProcessesThatRunOutAreWaitedFor(t *testing.T) {
 			text, _ := os.ReadFile(w.Log)
 			t.Fatalf("the daemon has died: %v\n%.2000s", w.State(), text[max(0, len(text)-3000):])
 		}
-		undo()
+		var usual unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NPROC, &usual); err != nil {
+			t.Fatal(err)
+		}
+		limit(fmt.Sprint(usual.Cur))
 		w.converge(15)
 		w.sound()
 		w.daemon.Store(0)
@@ -303,10 +314,10 @@ func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
 		"its own folder": func(w *world) error { return os.RemoveAll(filepath.Join(w.Rundir, ".sysmgr")) },
 		"the pid file":   func(w *world) error { return os.Remove(filepath.Join(w.Rundir, "pid")) },
 		"all folders": func(w *world) error {
-			folders, _ := filepath.Glob(filepath.Join(w.Rundir, "[a-z]*"))
+			folders, _ := filepath.Glob(filepath.Join(w.Rundir, "[a-z]*/.")) // without the pid file
 			var errs error
 			for _, f := range folders {
-				errs = errors.Join(errs, os.RemoveAll(f))
+				errs = errors.Join(errs, os.RemoveAll(filepath.Clean(f)))
 			}
 			return errs
 		},
