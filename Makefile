@@ -4,6 +4,7 @@
 #   make run             run them on example services, as an ordinary user
 #   make test            run all tests
 #   make check           everything that has to hold before a commit
+#   make test-daemons    run real daemons under it: dbus, redis, postgres, nginx
 #   make torture         try to break it, for a long time; SHORT=1 for a minute
 #   make bench           measure, as ratios to a bare fork
 #   make cross           build and vet for the other systems
@@ -48,6 +49,10 @@ run: all
 # -count=1, because the programs that the tests run are not seen by the cache.
 test:
 	$(GO) test -race -count=1 -timeout 170s ./...
+
+# Needs root and the daemons; says which are not installed, and skips.
+test-daemons:
+	SYSMGR_TEST_DAEMONS=1 $(GO) test -count=1 -v -timeout 10m ./internal/daemons
 
 check: format vet staticcheck manuals scripts test
 
@@ -127,4 +132,4 @@ dist:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist clean
+.PHONY: always all run test test-daemons check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist clean

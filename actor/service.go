@@ -53,6 +53,7 @@ type Config struct {
 
 	restless restless
 	turns    turns
+	outlives func(name string) // tells the supervisor that KILL did not work at once
 }
 
 // restless is the set of services in back-off. It is the one thing that
@@ -177,6 +178,8 @@ type Service struct {
 	unwritten bool         // the last try to publish failed
 	acted     rundir.Stamp // the lock file that was last acted upon; see version
 	retired   bool
+	habit     habit
+	parting   bool // the daemon stops, and this service when its turn comes: see part
 }
 
 // NewService makes the actor of a service. bar is why its entry cannot be
@@ -224,7 +227,7 @@ func (s *Service) Run(first Want) {
 			s.drained = nil
 			s.handle(Event{Kind: Drained}, false)
 		case <-s.timer.C:
-			s.handle(Event{Kind: Timer}, false)
+			s.rang()
 		case <-s.mail.wake:
 			for _, message := range s.mail.take() {
 				if !s.retired {
@@ -232,6 +235,7 @@ func (s *Service) Run(first Want) {
 				}
 			}
 		}
+		s.leave()
 	}
 	if s.config.Forget != nil {
 		s.config.Forget(s.name)
@@ -284,9 +288,21 @@ func (s *Service) take(message any) {
 	switch m := message.(type) {
 	case Event:
 		s.handle(m, false)
+	case pause:
+		select {
+		case exit := <-s.process.Exited:
+			s.exited(exit)
+		default:
+		}
+		m.rest()
+	case parting:
+		s.parting = true
 	case Order:
 		if s.config.Debug() {
 			s.config.Report(Taken{s.name, m})
+		}
+		if s.parting && m.starts() {
+			return // as after Shutdown, which is bound to come
 		}
 		s.order(m)
 	}
@@ -344,6 +360,9 @@ func (s *Service) exited(exit reaper.Exit) {
 	s.process.Exited = nil
 	if !exit.Alone {
 		s.drained = s.process.Drained
+	}
+	if s.parting && s.state.Phase == Up {
+		s.handle(Event{Kind: Shutdown}, false) // nothing is restarted now
 	}
 	if s.state.Phase == Up && s.state.Want == WantUp {
 		if f, err := s.config.Rundir.Folder(s.name); err == nil {
@@ -452,6 +471,7 @@ func (s *Service) complete(e Event) Event {
 	defer f.Close()
 	var bad []string
 	e.Manner, bad = f.ReadManner(s.config.Manner)
+	e.Waited = s.habit.ended(f, e.At.Sub(s.state.Since))
 	for _, file := range bad {
 		s.config.Report(Misread{s.name, file})
 	}
@@ -482,9 +502,6 @@ func (s *Service) spawn() Event {
 			}
 			s.guard = guard
 		}
-		// What the last run wrote about itself does not hold for this one.
-		f.Remove(rundir.Pid, rundir.Syspid, rundir.Ready, rundir.StopSignal, rundir.StopTimeout, rundir.Waiting, rundir.Needs)
-		s.shownPid = 0
 		f.Close()
 	}
 	if s.unsure {
@@ -492,12 +509,15 @@ func (s *Service) spawn() Event {
 			return e
 		}
 	}
+	s.forgetRun()
+	path := filepath.Join(s.config.Sysdir, s.name)
+	s.habit.begun(path)
 	env := append(s.config.Env[:len(s.config.Env):len(s.config.Env)], "SYSMGR_NAME="+s.name, s.mark())
 	// From here on, until its number is written down, only its mark tells of
 	// the process.
 	s.from, s.to = reaper.BootTime(), 0
 	s.remember()
-	process, err := s.config.Processes.Start(reaper.Command{Path: filepath.Join(s.config.Sysdir, s.name), Env: env})
+	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env})
 	if err != nil {
 		s.from = 0
 		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
@@ -505,6 +525,17 @@ func (s *Service) spawn() Event {
 	s.to = reaper.BootTime()
 	s.process = process
 	return Event{Kind: Started, Pid: process.Pid}
+}
+
+// forgetRun removes what the last run wrote about itself, which does not hold
+// for the next one.
+func (s *Service) forgetRun() {
+	if f, err := s.config.Rundir.Folder(s.name); err == nil {
+		f.Remove(rundir.Pid, rundir.Syspid)
+		f.ForgetRun()
+		s.shownPid = 0
+		f.Close()
+	}
 }
 
 // refusal sorts the errors of fork(2) and execve(2): what passes by itself,
@@ -559,6 +590,9 @@ func (s *Service) write() error {
 	}
 	status := s.state.Status(time.Now(), rundir.Clock())
 	status.Requests, status.Refused = s.requests, s.refused
+	if status.Calls = -1; s.state.Phase == Up {
+		status.Calls = s.habit.calls()
+	}
 	if err := f.Write(rundir.State, status.Encode()); err != nil {
 		return err
 	}

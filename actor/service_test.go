@@ -31,6 +31,7 @@ type kernel struct {
 	life     time.Duration // 0: until signalled
 	stopTime time.Duration // from TERM to the end
 	deaf     bool          // to all but KILL
+	undead   bool          // the next one does not hear KILL either
 	left     bool          // a child stays in the group, which ends at TERM after stopTime
 	status   syscall.WaitStatus
 
@@ -60,6 +61,7 @@ type fake struct {
 	ending  bool
 	deaf    bool
 	after   time.Duration
+	undead  bool
 }
 
 func newKernel(t *testing.T) *kernel {
@@ -80,7 +82,7 @@ func (k *kernel) Start(c reaper.Command) (reaper.Process, error) {
 		}
 	}
 	k.next++
-	p := &fake{pid: k.next, name: name, exited: make(chan reaper.Exit, 1), drained: make(chan struct{}), main: true, left: k.left, deaf: k.deaf, after: k.stopTime}
+	p := &fake{pid: k.next, name: name, exited: make(chan reaper.Exit, 1), drained: make(chan struct{}), main: true, left: k.left, deaf: k.deaf, after: k.stopTime, undead: k.undead}
 	k.running[p.pid] = p
 	k.starts = append(k.starts, start{time.Now(), name, c.Env})
 	if k.life > 0 {
@@ -141,6 +143,7 @@ func (k *kernel) SignalGroup(group int, sig unix.Signal) error {
 	}
 	k.signals = append(k.signals, fmt.Sprintf("%s group %s", p.name, rundir.SignalName(sig)))
 	switch {
+	case sig == unix.SIGKILL && p.undead:
 	case sig == unix.SIGKILL:
 		time.AfterFunc(0, func() { k.end(p, syscall.WaitStatus(unix.SIGKILL)); k.drain(p) })
 	case sig == unix.SIGTERM && !p.deaf && !p.ending:

@@ -169,6 +169,7 @@ type Event struct {
 	Cause   string             // Refused; or a word about the order
 	Exit    syscall.WaitStatus // Exited
 	Alone   bool               // Exited: the group is empty too
+	Waited  time.Duration      // Exited: how much of its life it waited in sysmgr-depends
 	Signal  unix.Signal        // Signal
 
 	// Manner is how the service wants to be stopped, read when the event

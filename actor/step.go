@@ -201,8 +201,12 @@ func (s State) exited(e Event) (State, []Effect) {
 
 // ended: the main process has ended by itself.
 func (s State) ended(e Event) (State, []Effect) {
-	life := e.At.Sub(s.Since)
+	// Waiting for others is neither life nor failure.
+	life := max(0, e.At.Sub(s.Since)-e.Waited)
 	s.Cause = fmt.Sprintf("%s after %s", s.LastExit, short(life))
+	if e.Waited >= time.Second {
+		s.Cause += fmt.Sprintf(" and %s of waiting", short(e.Waited))
+	}
 	s.NotBefore = time.Time{}
 	if s.Want == WantOnce {
 		s.Want = WantDown
@@ -411,6 +415,10 @@ func (s State) Status(now time.Time, clock time.Duration) rundir.Status {
 	if wanted == WantGone {
 		wanted = WantDown
 	}
+	var killed time.Duration
+	if s.Phase == Stopping && !s.Killed.IsZero() {
+		killed = max(0, clock-now.Sub(s.Killed))
+	}
 	return rundir.Status{
 		Phase:    s.Phase.String(),
 		Wanted:   wanted.String(),
@@ -422,6 +430,8 @@ func (s State) Status(now time.Time, clock time.Duration) rundir.Status {
 		LastExit: s.LastExit,
 		Cause:    s.Cause,
 		RetryIn:  s.Retry,
+		Failures: s.Failures,
+		Killed:   killed,
 	}
 }
 

@@ -29,6 +29,7 @@ type Supervisor struct {
 	past     map[string]rundir.Record // services of the daemon before this one, until the first snapshot
 	renamed  int                      // entries that wait for the service they were renamed from
 	closing  bool
+	farewell *farewell // since closing
 }
 
 // member is a service as the supervisor knows it.
@@ -48,6 +49,12 @@ type (
 	}
 	retirement struct{ name string }
 	shutdown   struct{}
+	// pause asks whoever gets it to come to rest, to say so, and to do
+	// nothing more until resume is closed.
+	pause struct {
+		resting chan<- struct{}
+		resume  <-chan struct{}
+	}
 )
 
 // NewSupervisor makes a supervisor that takes over the services that the daemon
@@ -63,6 +70,7 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	for _, record := range past {
 		v.past[record.Name] = record
 	}
+	config.outlives = func(name string) { v.mail.put(outlived{name}) }
 	return v
 }
 
@@ -77,6 +85,43 @@ func (v *Supervisor) Deliver(name string, o Order) { v.mail.put(delivery{name, o
 // Shutdown stops every service; then Run returns. It does not block, and a
 // second one changes nothing.
 func (v *Supervisor) Shutdown() { v.mail.put(shutdown{}) }
+
+// Pause brings all actors to rest, with every message answered that they had
+// got, and tells whether all of them came to it within a time: one whose start
+// hangs does not. They go on when resume is called. It is for when the program
+// is about to be replaced; nobody may send messages meanwhile.
+func (v *Supervisor) Pause(within time.Duration) (resume func(), complete bool) {
+	resting, gate := make(chan struct{}, 1), make(chan struct{})
+	v.mail.put(pause{resting, gate})
+	select {
+	case <-resting:
+		complete = true
+	case <-time.After(within):
+	}
+	return func() { close(gate) }, complete
+}
+
+// pause passes a pause on to all services.
+func (v *Supervisor) pause(p pause) {
+	resting := make(chan struct{}, len(v.services))
+	for _, m := range v.services {
+		m.service.mail.put(pause{resting, p.resume})
+	}
+	for range v.services {
+		select {
+		case <-resting:
+		case <-p.resume:
+			return
+		}
+	}
+	p.rest()
+}
+
+// rest is what becomes of whoever has nothing left to do.
+func (p pause) rest() {
+	p.resting <- struct{}{}
+	<-p.resume
+}
 
 // How soon a shutdown that is held up is told of, and how often.
 const (
@@ -102,7 +147,7 @@ func (v *Supervisor) Run() {
 		select {
 		case <-v.mail.wake:
 		case <-late.C:
-			v.config.Report(HeldUp{v.names()})
+			v.config.Report(HeldUp{v.late()})
 			late.Reset(heldUpEvery)
 		}
 		for _, message := range v.mail.take() {
@@ -115,6 +160,11 @@ func (v *Supervisor) Run() {
 				}
 			case retirement:
 				v.retire(m.name)
+				v.onward(m.name)
+			case outlived:
+				v.onward(m.name)
+			case pause:
+				v.pause(m)
 			case shutdown:
 				if !v.closing {
 					v.close()
@@ -129,10 +179,14 @@ func (v *Supervisor) Run() {
 	}
 }
 
-func (v *Supervisor) names() []string {
+// late lists the services that hold up the shutdown: those that were told to
+// stop. The others wait for them.
+func (v *Supervisor) late() []string {
 	names := make([]string, 0, len(v.services))
 	for name := range v.services {
-		names = append(names, name)
+		if v.farewell.told[name] {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names
@@ -228,13 +282,5 @@ func (v *Supervisor) retire(name string) {
 	delete(v.services, name)
 	if _, ok := v.entries[name]; ok || v.renamed > 0 {
 		v.reconcile()
-	}
-}
-
-func (v *Supervisor) close() {
-	v.closing = true
-	v.takeOver()
-	for _, m := range v.services {
-		m.service.Shutdown()
 	}
 }

@@ -28,9 +28,13 @@ var (
 // View is what a client sees of a service.
 type View struct {
 	rundir.Status
-	Ready   bool     // it has said that it is ready
-	Waiting []string // the services it waits for
-	Gone    bool     // it has no folder, or none with a status, any more
+	Ready   bool          // it has said that it is ready
+	Waiting []string      // the services it waits for
+	Needs   []string      // the services it has waited for in this run
+	Waited  time.Duration // how long, all together
+	Went    time.Duration // when it ended to wait, by rundir.Clock; 0: it has not
+	Called  int           // how often this run has called sysmgr-depends
+	Gone    bool          // it has no folder, or none with a status, any more
 }
 
 // IsUp tells whether it runs, and is not itself waiting for others.
@@ -38,6 +42,10 @@ func (v View) IsUp() bool { return v.Phase == rundir.Up && len(v.Waiting) == 0 }
 
 // For is how long the service has been in its phase.
 func (v View) For() time.Duration { return max(0, rundir.Clock()-v.Clock) }
+
+// Life is how long a service that is up has been so without waiting for
+// others.
+func (v View) Life() time.Duration { return max(0, v.For()-v.Waited) }
 
 // Look reads what there is to see of a service. Without a folder or a status
 // in it the error is fs.ErrNotExist.
@@ -53,13 +61,12 @@ func Look(dir *rundir.Dir, name string) (View, error) {
 	}
 	v := View{Status: status, Ready: f.Has(rundir.Ready)}
 	if status.Phase == rundir.Up {
-		if names, err := f.Read(rundir.Waiting); err == nil {
-			for _, name := range strings.Split(string(names), "\n") {
-				if rundir.CheckName(name) == nil { // the file is the service's
-					v.Waiting = append(v.Waiting, name)
-				}
-			}
-		}
+		v.Waiting = f.ReadNames(rundir.Waiting)
+		wait := f.ReadWait()
+		v.Waited, v.Went, v.Called = wait.At(rundir.Clock()), wait.Ended, wait.Calls
+	}
+	if status.Phase == rundir.Up || status.Phase == rundir.Stopping {
+		v.Needs = f.ReadNames(rundir.Needs)
 	}
 	return v, nil
 }
@@ -72,8 +79,9 @@ type Goal func(View) (done bool, again time.Duration, err error)
 // Target is one service and what is wanted of it.
 type Target struct {
 	Name    string
-	Request *Request // placed first, if there is one
-	Goal    Goal     // nil: it is enough that the daemon has taken the request
+	Request *Request  // placed first, if there is one
+	Goal    Goal      // nil: it is enough that the daemon has taken the request
+	After   []*Target // the request is placed when these are down, or KILL has not helped
 
 	// Err is the outcome, nil if the goal was reached.
 	Err error
@@ -126,23 +134,39 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	byName := make(map[string][]*Target)
-	open := 0
-	look := func(t *Target) {
-		if !t.done {
-			t.done, t.Err = c.look(t, wait == 0)
-			if wait == 0 && t.Request == nil {
-				c.abandon(t, ErrTime)
-			}
-			if t.done {
-				open--
+	followers := make(map[*Target][]*Target)
+	open := len(targets)
+	for _, t := range targets {
+		byName[t.Name] = append(byName[t.Name], t)
+		for _, first := range t.After {
+			followers[first] = append(followers[first], t)
+		}
+	}
+	var look func(*Target)
+	look = func(t *Target) {
+		if t.done {
+			return
+		}
+		t.done, t.Err = c.look(t, wait == 0)
+		if wait == 0 && t.Request == nil {
+			c.abandon(t, ErrTime)
+		}
+		if t.done {
+			open--
+		} else if rest := t.patience(); rest > 0 && t.next.IsZero() {
+			t.next = time.Now().Add(rest)
+		}
+		if t.yields() {
+			for _, follower := range followers[t] {
+				if !follower.placed {
+					look(follower)
+				}
 			}
 		}
 	}
 	// The run directory itself tells of services that are not there yet.
 	c.watcher.Add(c.dir.Path(), "")
 	for _, t := range targets {
-		byName[t.Name] = append(byName[t.Name], t)
-		open++
 		look(t)
 	}
 	timer := time.NewTimer(time.Hour)
@@ -162,6 +186,9 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 			return
 		case <-deadline.C:
 			for _, t := range targets {
+				if t.Request != nil && !t.placed && !t.done && t.watched {
+					c.place(t) // no order any more, but it is asked for
+				}
 				c.abandon(t, ErrTime)
 			}
 			return
@@ -231,6 +258,9 @@ func (c *Client) look(t *Target, placeOnly bool) (done bool, err error) {
 		return true, err
 	}
 	t.view = view
+	if t.Request != nil && !t.placed && !placeOnly && t.waits() {
+		return false, nil // the end of those rings the bell
+	}
 	if t.Request != nil && !t.placed {
 		err := c.place(t)
 		if errors.Is(err, fs.ErrExist) {
@@ -308,7 +338,7 @@ func Running(once bool) Goal {
 		case v.Phase == rundir.Up && v.Ready:
 			return true, 0, nil
 		case v.Phase == rundir.Up:
-			if left := steady - v.For(); left > 0 {
+			if left := steady - v.Life(); left > 0 {
 				return false, left, nil
 			}
 			return true, 0, nil

@@ -72,6 +72,8 @@ type Control struct {
 	calls []call
 	wake  chan struct{}
 
+	busy sync.Mutex // held while Run looks at folders; see Hold
+
 	watcher *watch.Watcher
 	polls   bool
 	folders map[string]*folder
@@ -141,29 +143,43 @@ func (c *Control) Run(ctx context.Context) error {
 		case <-watcher.Bell():
 		case <-late.C:
 		}
-		c.answer()
-		news := watcher.Take()
-		if news.Lost {
-			c.config.Report(Overrun{})
-		}
-		now := time.Now()
-		for name, at := range c.again {
-			if !now.Before(at) {
-				delete(c.again, name)
-				c.look(name)
-			}
-		}
-		if news.All {
-			for name := range c.folders {
-				c.look(name)
-			}
-		} else {
-			for name := range news.Keys {
-				c.look(name)
-			}
-		}
+		c.busy.Lock()
+		c.lookAround()
+		c.busy.Unlock()
 		if next, ok := c.nextLook(); ok {
 			late.Reset(time.Until(next))
+		}
+	}
+}
+
+// Hold lets no request be taken until Resume is called. It waits for those
+// that are just being taken: those have been delivered when it returns.
+func (c *Control) Hold() { c.busy.Lock() }
+
+// Resume ends a Hold.
+func (c *Control) Resume() { c.busy.Unlock() }
+
+// lookAround looks at every folder that something has happened to.
+func (c *Control) lookAround() {
+	c.answer()
+	news := c.watcher.Take()
+	if news.Lost {
+		c.config.Report(Overrun{})
+	}
+	now := time.Now()
+	for name, at := range c.again {
+		if !now.Before(at) {
+			delete(c.again, name)
+			c.look(name)
+		}
+	}
+	if news.All {
+		for name := range c.folders {
+			c.look(name)
+		}
+	} else {
+		for name := range news.Keys {
+			c.look(name)
 		}
 	}
 }

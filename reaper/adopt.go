@@ -84,13 +84,14 @@ func (r *Reaper) keep(a Adoption, c *child) bool {
 	return true
 }
 
-// Hold stops all reaping, for good: what ends from now on is left to the
-// program that is executed in our place. Resume is for when that fails.
-func (r *Reaper) Hold() { r.mu.Lock() }
+// Hold ends all reaping until Resume: what ends from now on is left to the
+// program that is executed in our place. Everything else goes on. It waits for
+// the reaping that is under way.
+func (r *Reaper) Hold() { r.still.Lock() }
 
-// Resume ends a Hold. What has ended meanwhile is reaped with the next end.
+// Resume ends a Hold.
 func (r *Reaper) Resume() {
-	r.mu.Unlock()
+	r.still.Unlock()
 	select {
 	case r.again <- struct{}{}:
 	default:

@@ -398,6 +398,8 @@ func (r *Reaper) depart(ended []*child) {
 	if len(ended) == 0 {
 		return
 	}
+	r.still.RLock()
+	defer r.still.RUnlock()
 	now := time.Now()
 	t := r.table(now)
 	for _, c := range ended {

@@ -49,16 +49,13 @@ func resetIgnored() {
 	}
 }
 
-func signalsBlocked() bool {
-	var now unix.Sigset_t
-	if unix.PthreadSigmask(unix.SIG_SETMASK, nil, &now) != nil {
-		return false
-	}
-	return now != unix.Sigset_t{}
-}
-
+// unblockSignals unblocks all signals in this thread. Most threads have none
+// blocked: the runtime gives them the mask that the program was started with.
 func unblockSignals() {
-	unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil)
+	var none, now unix.Sigset_t
+	if unix.PthreadSigmask(unix.SIG_SETMASK, nil, &now) == nil && now != none {
+		unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil)
+	}
 }
 
 // stat is what /proc/<pid>/stat says of a process, as far as it is of use.

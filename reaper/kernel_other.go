@@ -23,8 +23,7 @@ func resetIgnored() {}
 
 // Without pthread_sigmask at hand, a blocked signal that we inherited is
 // passed on.
-func signalsBlocked() bool { return false }
-func unblockSignals()      {}
+func unblockSignals() {}
 
 func (r *Reaper) onlyZombies(int, time.Time) bool { return false }
 

@@ -87,6 +87,9 @@ type Reaper struct {
 	missed  map[int]*syscall.WaitStatus
 	adopted adopted
 
+	// still is write-locked while nothing is to be reaped; see Hold.
+	still sync.RWMutex
+
 	// reading guards last: whoever probes reads the process table, without mu.
 	reading sync.Mutex
 	last    *table
@@ -187,7 +190,9 @@ func forkers() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 // or may have been, among them.
 func (r *Reaper) reap() (mainEnded bool) {
 	for {
+		r.still.RLock()
 		ended, strangers, more := r.reapSome()
+		r.still.RUnlock()
 		mainEnded = mainEnded || ended
 		for _, s := range strangers {
 			r.report(s)

@@ -12,11 +12,13 @@ import (
 	"sysmgr/internal/program"
 )
 
-// Command is a program to start: its absolute path, which is also its only
-// argument, and its whole environment.
+// Command is a program to start: its absolute path, which is also its first
+// argument, what other arguments it gets, and its whole environment.
 type Command struct {
 	Path string
+	Args []string
 	Env  []string
+	Mute bool // what it writes goes nowhere
 }
 
 // StartError says why a process could not be started. Errno is what fork or
@@ -59,11 +61,6 @@ func (r *Reaper) Start(command Command) (Process, error) {
 
 // forkLoop serves Starts until stop is closed.
 func (r *Reaper) forkLoop(stop <-chan struct{}) {
-	if signalsBlocked() {
-		// A blocked signal would stay blocked in the children of this thread.
-		runtime.LockOSThread()
-		unblockSignals()
-	}
 	for {
 		select {
 		case j := <-r.jobs:
@@ -126,10 +123,17 @@ func (r *Reaper) fork(command Command) (int, error) {
 		Files: []uintptr{r.null.Fd(), os.Stdout.Fd(), os.Stderr.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
+	if command.Mute {
+		attr.Files[1], attr.Files[2] = r.null.Fd(), r.null.Fd()
+	}
 	if attr.Env == nil {
 		attr.Env = []string{}
 	}
-	pid, err := syscall.ForkExec(command.Path, []string{command.Path}, attr)
+	// A signal that is blocked in this thread would stay blocked in the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	unblockSignals()
+	pid, err := syscall.ForkExec(command.Path, append([]string{command.Path}, command.Args...), attr)
 	if err == syscall.ENOEXEC && program.Script(command.Path) {
 		const shell = "/bin/sh"
 		return syscall.ForkExec(shell, []string{shell, command.Path}, attr)

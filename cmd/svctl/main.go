@@ -25,7 +25,7 @@ import (
 	"sysmgr/internal/rundir"
 )
 
-var program = cli.Program{Name: "svctl", Usage: `usage: svctl [-w SEC] [-qj] VERB [NAME...]
+var program = cli.Program{Name: "svctl", Usage: `usage: svctl [-w SEC] [-qjt] VERB [NAME...]
 
   start, up NAME...      keep alive from now on
   stop, down NAME...     stop and hold
@@ -40,6 +40,7 @@ var program = cli.Program{Name: "svctl", Usage: `usage: svctl [-w SEC] [-qj] VER
   -w SEC  wait this long at most (60; 0: do not wait)
   -q      print nothing
   -j      status: print JSON
+  -t      status: print who needs whom, as a tree
   -h, -V  print this help, the version
 
 A NAME may be a path: its last part counts.
@@ -54,6 +55,7 @@ type session struct {
 	wait  time.Duration
 	quiet bool
 	json  bool
+	tree  bool
 
 	sysdir string
 	dir    *rundir.Dir
@@ -66,6 +68,7 @@ func run(args []string) int {
 	wait := set.String("w", "60", "")
 	set.BoolVar(&s.quiet, "q", false, "")
 	set.BoolVar(&s.json, "j", false, "")
+	set.BoolVar(&s.tree, "t", false, "")
 	if code, done := program.Parse(set, args); done {
 		return code
 	}
@@ -77,7 +80,17 @@ func run(args []string) int {
 		return program.Misused("no verb")
 	}
 	verb, names := set.Arg(0), set.Args()[1:]
-	if len(names) > 0 && names[0] == "--" {
+	if verb == "status" || verb == "stat" {
+		// People write the options that are for it behind it.
+		late := flag.NewFlagSet(program.Name, flag.ContinueOnError)
+		late.BoolVar(&s.quiet, "q", s.quiet, "")
+		late.BoolVar(&s.json, "j", s.json, "")
+		late.BoolVar(&s.tree, "t", s.tree, "")
+		if code, done := program.Parse(late, names); done {
+			return code
+		}
+		names = late.Args()
+	} else if len(names) > 0 && names[0] == "--" {
 		names = names[1:]
 	}
 	plan, words, err := planOf(verb, names)
@@ -216,6 +229,9 @@ func (s *session) pursue(p plan, names []string) {
 			r.ID = control.NewID()
 			targets[i].Request = &r
 		}
+	}
+	if p.request.Verb == control.Stop {
+		control.InOrder(s.dir, targets)
 	}
 	client.Pursue(targets, s.wait)
 	dead := false

@@ -22,7 +22,9 @@ type row struct {
 	name    string
 	view    control.View
 	pid     int  // what the pid file says, which the service may have rewritten
-	pending bool // sysmgr has not taken it up yet
+	depth   int  // in the tree
+	above   bool // where its needs are shown
+	pending bool // there is nothing to say about its time
 	stale   bool // there is no daemon; alive tells of the process
 	alive   bool
 }
@@ -44,14 +46,19 @@ func (s *session) status(names []string, all, running bool) {
 		switch {
 		case err == nil:
 			rows = append(rows, r)
-			if !r.view.IsUp() || r.stale {
-				s.code = max(s.code, cli.Fail)
-			}
 		case all && errors.Is(err, control.ErrUnknown):
 			// A folder without a status is no service: a lock kept for one
 			// that was removed.
 		default:
 			s.fail(name, err)
+		}
+	}
+	if s.tree {
+		rows = s.grow(rows, all, running)
+	}
+	for _, r := range rows {
+		if !r.view.IsUp() || r.stale {
+			s.code = max(s.code, cli.Fail)
 		}
 	}
 	if s.quiet {
@@ -131,11 +138,17 @@ func (r row) details() string {
 			add("then up")
 		}
 	}
+	if v.Killed > 0 {
+		add("KILL sent %s ago", human(max(0, rundir.Clock()-v.Killed)))
+	}
 	if v.Cause != "" {
 		add("%s", v.Cause)
 	}
 	if v.Restarts > 0 {
 		add("restarts %d", v.Restarts)
+	}
+	if r.above {
+		add("needs as above")
 	}
 	if v.LastExit != "" && !strings.HasPrefix(v.Cause, v.LastExit) {
 		add("last exit: %s", v.LastExit)
@@ -147,7 +160,7 @@ func printTable(rows []row) {
 	cells := make([][4]string, len(rows))
 	var width [4]int
 	for i, r := range rows {
-		cells[i] = [4]string{r.name + ":", r.word(), "", human(r.view.For())}
+		cells[i] = [4]string{strings.Repeat("  ", r.depth) + r.name + ":", r.word(), "", human(r.view.For())}
 		if r.pid != 0 {
 			cells[i][2] = fmt.Sprintf("(pid %d)", r.pid)
 		}
@@ -227,10 +240,14 @@ type object struct {
 	LastExit string   `json:"last-exit,omitempty"`
 	Cause    string   `json:"cause,omitempty"`
 	RetryIn  float64  `json:"retry-in,omitempty"`
+	Failures int      `json:"failures,omitempty"`
+	Killed   float64  `json:"killed,omitempty"`
 	Request  []string `json:"request,omitempty"`
 	Refused  string   `json:"refused,omitempty"`
 	Ready    bool     `json:"ready"`
 	Waiting  []string `json:"waiting,omitempty"`
+	Needs    []string `json:"needs,omitempty"`
+	Waited   float64  `json:"waited,omitempty"`
 	Alive    *bool    `json:"alive,omitempty"` // only without a daemon
 }
 
@@ -243,6 +260,7 @@ func printJSON(rows []row) {
 			Clock: v.Clock.Seconds(), Starts: v.Starts, Restarts: v.Restarts,
 			LastExit: v.LastExit, Cause: v.Cause, RetryIn: v.RetryIn.Seconds(),
 			Request: v.Requests, Refused: v.Refused, Ready: v.Ready, Waiting: v.Waiting,
+			Failures: v.Failures, Killed: v.Killed.Seconds(), Needs: v.Needs, Waited: v.Waited.Seconds(),
 		}
 		if !v.Since.IsZero() {
 			o.Since = v.Since.Format(time.RFC3339Nano)

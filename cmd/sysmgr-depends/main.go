@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"sysmgr/control"
@@ -56,8 +57,9 @@ func run(args []string) int {
 	}
 	w, err := prepare(names, *ready)
 	if err == nil {
-		defer w.end()
+		w.onSignal()
 		err = w.wait(wait)
+		w.end()
 	}
 	if err == nil {
 		return cli.OK
@@ -70,10 +72,19 @@ func run(args []string) int {
 type waiter struct {
 	names  []string
 	ready  bool
-	self   string // the service that calls us, or empty
+	sysdir string
 	dir    *rundir.Dir
 	client *control.Client
-	told   map[string]bool // held services that were spoken of
+	told   map[string]bool // what was said already
+	second bool            // the daemon is not the one we began with
+
+	// mu guards the rest against the end by a signal.
+	mu    sync.Mutex
+	self  string // the service that calls us, or empty; or it has no folder to write into
+	open  []string
+	since time.Duration // when we began to wait, by rundir.Clock; 0: we did not
+	ended bool
+	mute  bool // it was said that its folder cannot be written to
 }
 
 func prepare(names []string, ready bool) (*waiter, error) {
@@ -98,11 +109,7 @@ func prepare(names []string, ready bool) (*waiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := control.Connect(dir, sysdir)
-	if err != nil {
-		return nil, err
-	}
-	w := &waiter{names: names, ready: ready, dir: dir, client: client, told: make(map[string]bool)}
+	w := &waiter{names: names, ready: ready, sysdir: sysdir, dir: dir, told: make(map[string]bool)}
 	// Called from a script of the daemon that serves this RUNDIR?
 	if name := os.Getenv("SYSMGR_NAME"); os.Getenv("SYSMGR_DIR") == filepath.Join(path, name) && rundir.CheckName(name) == nil {
 		w.self = name
@@ -110,25 +117,52 @@ func prepare(names []string, ready bool) (*waiter, error) {
 	return w, nil
 }
 
-// wait blocks until all services are as they should be.
+// wait blocks until all services are as they should be, all at the same time.
 func (w *waiter) wait(limit time.Duration) error {
-	if slices.Contains(w.names, w.self) {
-		return fmt.Errorf("%s: it would wait for itself", w.self)
+	if w.self != "" && slices.Contains(w.names, w.self) {
+		return circle{w.self, w.self}
 	}
-	if err := w.note(); err != nil {
+	end := time.Now().Add(limit)
+	var err error
+	w.client, err = control.Connect(w.dir, w.sysdir)
+	if w.self != "" && errors.Is(err, rundir.ErrNotRunning) {
+		err = w.succeed(end, limit) // who started us has been killed meanwhile
+	}
+	if err != nil {
 		return err
 	}
-	targets := make([]*control.Target, len(w.names))
-	for i, name := range w.names {
+	w.call()
+	for {
+		open := slices.DeleteFunc(slices.Clone(w.names), w.counts)
+		if len(open) == 0 {
+			return w.settle()
+		}
+		w.note(open)
+		err := w.pursue(open, end, limit)
+		if errors.Is(err, rundir.ErrNotRunning) {
+			err = w.succeed(end, limit)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// pursue waits for some of the services.
+func (w *waiter) pursue(names []string, end time.Time, limit time.Duration) error {
+	targets := make([]*control.Target, len(names))
+	for i, name := range names {
 		targets[i] = &control.Target{Name: name, Goal: w.goal(name)}
 	}
-	w.client.Pursue(targets, limit)
+	w.client.Pursue(targets, max(0, min(limit, time.Until(end))))
 	var first error
 	var late []string
 	for _, t := range targets {
 		switch {
 		case errors.Is(t.Err, control.ErrTime):
 			late = append(late, t.Name)
+		case errors.As(t.Err, new(circle)):
+			return t.Err
 		case t.Err != nil && first == nil:
 			first = fmt.Errorf("%s: %w", t.Name, t.Err)
 		}
@@ -136,101 +170,91 @@ func (w *waiter) wait(limit time.Duration) error {
 	if first == nil && len(late) > 0 {
 		first = fmt.Errorf("%s: %w after %s", strings.Join(late, ", "), control.ErrTime, limit)
 	}
-	if first != nil {
-		return first
+	return first
+}
+
+// succeed waits for the next daemon: the one we began with was killed, and
+// with it all news has ended.
+func (w *waiter) succeed(end time.Time, limit time.Duration) error {
+	for {
+		if w.client != nil {
+			w.client.Close()
+			w.client = nil
+		}
+		err := control.Successor(w.dir, 0)
+		if errors.Is(err, control.ErrTime) {
+			w.say("", "sysmgr is not running any more; waiting for the next one")
+			err = control.Successor(w.dir, min(limit, time.Until(end)))
+		}
+		if errors.Is(err, control.ErrTime) {
+			return fmt.Errorf("sysmgr is not running: %w after %s", err, limit)
+		}
+		if err != nil {
+			return err
+		}
+		w.second = true
+		w.client, err = control.Connect(w.dir, w.sysdir)
+		if !errors.Is(err, rundir.ErrNotRunning) {
+			return err
+		}
 	}
-	return w.settle()
+}
+
+// counts tells whether a service is as it should be, as far as one can see
+// now.
+func (w *waiter) counts(name string) bool {
+	v, err := control.Look(w.dir, name)
+	if err != nil {
+		return false
+	}
+	up, _ := w.judge(name, v)
+	return up
+}
+
+// judge tells whether a service is as it should be, or when to ask again.
+func (w *waiter) judge(name string, v control.View) (up bool, again time.Duration) {
+	if w.second && v.Pid != 0 && !rundir.Leads(v.Pid) {
+		return false, 0 // word of the last daemon, which the next will put right
+	}
+	if w.ready {
+		return v.IsUp() && v.Ready, 0
+	}
+	return v.Counts(filepath.Join(w.sysdir, name))
 }
 
 // goal is what one of the services has to come to.
 func (w *waiter) goal(name string) control.Goal {
 	return func(v control.View) (bool, time.Duration, error) {
-		if v.IsUp() && (v.Ready || !w.ready) {
+		up, again := w.judge(name, v)
+		if up {
+			w.note(slices.DeleteFunc(slices.Clone(w.open), func(open string) bool { return open == name }))
 			return true, 0, nil
 		}
-		if v.Phase == rundir.Down && v.Wanted == rundir.Down && !w.told[name] {
-			w.told[name] = true
-			program.Errorf("%s: held down; waiting until it is started (svctl start %s)", name, name)
+		if v.Phase == rundir.Down && v.Wanted == rundir.Down {
+			w.say(name, fmt.Sprintf("held down; waiting until it is started (svctl start %s)", name))
 		}
-		if len(v.Waiting) > 0 && w.self != "" {
-			if circle := w.circle(name, v.Waiting, make(map[string]bool)); circle != nil {
-				return false, 0, fmt.Errorf("they wait for each other: %s", strings.Join(circle, " -> "))
+		if w.self != "" {
+			if way := control.FindCircle(w.dir, w.self, w.open, w.since); way != nil {
+				return false, 0, circle(way)
 			}
 		}
-		return false, 0, nil
+		return false, again, nil
 	}
 }
 
-// circle follows who waits for whom, from name on. If that leads back to the
-// service that calls us, it returns the way. Each service is asked once: their
-// files are theirs to write, and there are more ways than anyone can go.
-func (w *waiter) circle(name string, waiting []string, seen map[string]bool) []string {
-	seen[name] = true
-	if slices.Contains(waiting, w.self) {
-		return []string{w.self, name, w.self}
-	}
-	for _, next := range waiting {
-		if seen[next] {
-			continue
-		}
-		v, err := control.Look(w.dir, next)
-		if err != nil {
-			seen[next] = true
-			continue
-		}
-		if circle := w.circle(next, v.Waiting, seen); circle != nil {
-			return slices.Insert(circle, 1, name)
-		}
-	}
-	return nil
-}
+// circle is the way from a service back to itself by who waits for whom.
+type circle []string
 
-// note writes whom the calling service waits for into its folder.
-func (w *waiter) note() error {
-	if w.self == "" {
-		return nil
-	}
-	f, err := w.dir.Folder(w.self)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Write(rundir.Waiting, []byte(strings.Join(w.names, "\n")+"\n"))
-}
+func (c circle) Error() string { return "they wait for each other: " + strings.Join(c, " -> ") }
 
-// settle turns waiting into needs: what the service waited for, now and
-// before.
-func (w *waiter) settle() error {
-	if w.self == "" {
-		return nil
-	}
-	f, err := w.dir.Folder(w.self)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	needs, _ := f.Read(rundir.Needs)
-	all := strings.Split(strings.TrimSpace(string(needs)), "\n")
-	for _, name := range w.names {
-		if !slices.Contains(all, name) {
-			all = append(all, name)
-		}
-	}
-	text := strings.TrimSpace(strings.Join(all, "\n")) + "\n"
-	if err := f.Write(rundir.Waiting, []byte(text)); err != nil {
-		return err
-	}
-	return f.Rename(rundir.Waiting, rundir.Needs)
-}
-
-// end takes the note away if it is still there: nobody waits any more.
-func (w *waiter) end() {
-	w.client.Close()
-	if w.self == "" {
+// say says something on standard error, once.
+func (w *waiter) say(name, what string) {
+	if w.told[name+what] {
 		return
 	}
-	if f, err := w.dir.Folder(w.self); err == nil {
-		f.Remove(rundir.Waiting)
-		f.Close()
+	w.told[name+what] = true
+	if name != "" {
+		what = name + ": " + what
 	}
+	program.Errorf("%s", what)
 }

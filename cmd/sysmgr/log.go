@@ -48,9 +48,13 @@ type (
 		services       int // of the daemon before this one
 	}
 	unrecorded struct{ err error }
+	unreplaced struct{ err error }
 	ended      struct{ code int }
 	heard      struct{ signal, effect string }
 	found      struct{ entries int }
+	// flushed is no fact: whoever waits for it knows that those before it
+	// have been written.
+	flushed struct{ written chan struct{} }
 )
 
 func newJournal(debug, json bool) *journal {
@@ -106,6 +110,16 @@ func (j *journal) report(fact any) {
 	}
 }
 
+// flush waits until what was reported is written, but no longer than a second.
+func (j *journal) flush() {
+	written := make(chan struct{})
+	j.report(flushed{written})
+	select {
+	case <-written:
+	case <-time.After(time.Second):
+	}
+}
+
 // close writes what is left, but waits for it no longer than a second. To close
 // it again does nothing.
 func (j *journal) close() {
@@ -156,8 +170,12 @@ func (j *journal) print(l line) {
 	log := func(level zapcore.Level, message string, fields ...zap.Field) { j.log(l.at, level, message, fields...) }
 	const debug, info, warn = zap.DebugLevel, zap.InfoLevel, zap.WarnLevel
 	switch f := l.fact.(type) {
+	case flushed:
+		close(f.written)
 	case begun:
 		log(info, "sysmgr started", zap.String("sysdir", f.sysdir), zap.String("rundir", f.rundir), zap.Int("pid", os.Getpid()), zap.Int("services_taken_over", f.services))
+	case unreplaced:
+		log(warn, "program not replaced, nothing has changed", zap.Error(f.err))
 	case unrecorded:
 		log(warn, "records not kept, a later sysmgr cannot take over", zap.Error(f.err))
 	case ended:

@@ -23,7 +23,7 @@ import (
 	"sysmgr/scanner"
 )
 
-var program = cli.Program{Name: "sysmgr", Usage: `usage: sysmgr [-v] [-l console|json] [-t SEC] [-e NAME]
+var self = cli.Program{Name: "sysmgr", Usage: `usage: sysmgr [-v] [-l console|json] [-t SEC] [-e NAME]
 
   -v       log every decision
   -l KIND  encoding of the log: console (default) or json
@@ -33,6 +33,10 @@ var program = cli.Program{Name: "sysmgr", Usage: `usage: sysmgr [-v] [-l console
 
 Keeps every executable in SYSDIR alive and publishes its state in RUNDIR.
 `}
+
+// signals is where they arrive, from before anything else: one that comes now
+// must not end us.
+var signals = listen()
 
 func main() { os.Exit(start(os.Args[1:])) }
 
@@ -44,28 +48,26 @@ type settings struct {
 }
 
 func start(args []string) int {
-	// Before anything else: a signal that comes now must not end us.
-	signals := listen()
-	set := flag.NewFlagSet(program.Name, flag.ContinueOnError)
+	set := flag.NewFlagSet(self.Name, flag.ContinueOnError)
 	debug := set.Bool("v", false, "")
 	encoding := set.String("l", "console", "")
 	grace := set.String("t", "10", "")
 	essential := set.String("e", "", "")
-	if code, done := program.Parse(set, args); done {
+	if code, done := self.Parse(set, args); done {
 		return code
 	}
 	timeout, ok := rundir.ParseSeconds(*grace)
 	switch {
 	case set.NArg() > 0:
-		return program.Misused("unexpected %q", set.Arg(0))
+		return self.Misused("unexpected %q", set.Arg(0))
 	case *encoding != "console" && *encoding != "json":
-		return program.Misused("-l %s: neither console nor json", *encoding)
+		return self.Misused("-l %s: neither console nor json", *encoding)
 	case !ok:
-		return program.Misused("-t %s: not a number of seconds", *grace)
+		return self.Misused("-t %s: not a number of seconds", *grace)
 	}
 	if *essential != "" {
 		if err := rundir.CheckName(*essential); err != nil {
-			return program.Misused("-e %q: %v", *essential, err)
+			return self.Misused("-e %q: %v", *essential, err)
 		}
 	}
 	s := settings{manner: rundir.Manner{Signal: unix.SIGTERM, Grace: timeout}, essential: *essential}
@@ -74,7 +76,7 @@ func start(args []string) int {
 		s.rundir, err = cli.Rundir()
 	}
 	if err != nil {
-		program.Errorf("%v", err)
+		self.Errorf("%v", err)
 		return cli.Fail
 	}
 	return serve(s, signals, newJournal(*debug, *encoding == "json"))
@@ -82,11 +84,12 @@ func start(args []string) int {
 
 // serve is the daemon, from its claim on the run directory to its release.
 func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
+	path, pathErr := itself() // before anything can change where that is
 	// One processor more than can be stuck in a fork; see reaper.
 	runtime.GOMAXPROCS(max(4, runtime.NumCPU()+2))
 	fail := func(err error) int {
 		log.close()
-		program.Errorf("%v", err)
+		self.Errorf("%v", err)
 		return cli.Fail
 	}
 	dir, err := rundir.Create(s.rundir)
@@ -110,7 +113,12 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	if err != nil {
 		return fail(err)
 	}
-	claim, err := dir.Claim()
+	claim, err := dir.Inherit(os.Getenv(inherited))
+	replaced := err == nil
+	if !replaced {
+		claim, err = dir.Claim()
+	}
+	os.Unsetenv(inherited)
 	if errors.Is(err, rundir.ErrRunning) {
 		return fail(errors.New("already running in " + s.rundir))
 	}
@@ -131,6 +139,15 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	reap, err := reaper.New(func(f reaper.Fact) { log.report(f) })
 	if err != nil {
 		return fail(err)
+	}
+	if replaced {
+		children := make([]int, 0, len(past))
+		for _, record := range past {
+			if record.Pid != 0 {
+				children = append(children, record.Pid)
+			}
+		}
+		reap.Expect(children...)
 	}
 	requests := control.New(control.Config{
 		Rundir:  dir,
@@ -158,12 +175,18 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 		Forget: requests.Forget,
 	}, past...)
 	log.report(begun{s.sysdir, s.rundir, len(past)})
+	replace := func() error {
+		if pathErr != nil {
+			return pathErr
+		}
+		return replacement{path, claim, reap, requests, supervisor, log, signals}.do()
+	}
 
 	// The first to return ends all the others, in this order.
 	var group run.Group
 	ctx, cancel := context.WithCancel(context.Background())
 	reaping, finish := context.WithCancel(context.Background())
-	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan); return nil }, func(error) { cancel() })
+	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan, replace); return nil }, func(error) { cancel() })
 	group.Add(func() error { return scan.Run(ctx) }, func(error) { cancel() })
 	group.Add(func() error { return requests.Run(reaping) }, func(error) {}) // svctl kill makes a shutdown quick
 	group.Add(func() error { defer finish(); supervisor.Run(); return nil }, func(error) { supervisor.Shutdown() })

@@ -23,13 +23,16 @@ func listen() <-chan os.Signal {
 		unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGVTALRM,
 		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGIO,
 		unix.SIGXCPU, unix.SIGXFSZ, unix.SIGSYS, unix.SIGWINCH)
+	for _, sig := range unanswered() {
+		signals <- sig
+	}
 	return signals
 }
 
 // obey does what signals say, until one of them ends the daemon or the
 // essential service has ended; then it returns the exit status. From then on
 // signals change nothing any more.
-func obey(ctx context.Context, signals <-chan os.Signal, over <-chan syscall.WaitStatus, log *journal, rescan func()) int {
+func obey(ctx context.Context, signals <-chan os.Signal, over <-chan syscall.WaitStatus, log *journal, rescan func(), replace func() error) int {
 	for {
 		select {
 		case <-ctx.Done():
@@ -51,6 +54,9 @@ func obey(ctx context.Context, signals <-chan os.Signal, over <-chan syscall.Wai
 			case unix.SIGHUP:
 				log.report(heard{name, "rescan"})
 				rescan()
+			case unix.SIGUSR2:
+				log.report(heard{name, "replace program"})
+				log.report(unreplaced{replace()})
 			case unix.SIGUSR1:
 				effect := "debug off"
 				if log.toggle() {

@@ -56,7 +56,7 @@ _svctl() {
 	'')
 		[[ ${words[-1]} == -w ]] && return
 		mapfile -t COMPREPLY < <(compgen -W "start stop restart once kill reload signal status wait
-			up down stat -w -q -j -h -V" -- "$word")
+			up down stat -w -q -j -t -h -V" -- "$word")
 		;;
 	signal)
 		if [[ -z $first ]]; then

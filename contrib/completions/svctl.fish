@@ -55,6 +55,7 @@ complete -c svctl -f
 complete -c svctl -n __svctl_wants_verb -s w -x -d 'Wait this many seconds at most'
 complete -c svctl -n __svctl_wants_verb -s q -d 'Print nothing'
 complete -c svctl -n __svctl_wants_verb -s j -d 'status: print JSON'
+complete -c svctl -n __svctl_wants_verb -s t -d 'status: print who needs whom'
 complete -c svctl -n __svctl_wants_verb -s h -d 'Print help'
 complete -c svctl -n __svctl_wants_verb -s V -d 'Print the version'
 complete -c svctl -n __svctl_wants_verb -a 'start up' -d 'Keep alive from now on'

@@ -71,7 +71,7 @@ func Environment(env []string, sysdir, rundir string) []string {
 	out := make([]string, 0, len(env)+2)
 	for _, entry := range env {
 		switch key, _, _ := strings.Cut(entry, "="); key {
-		case "SYSDIR", "RUNDIR", "SYSMGR_NAME", "SYSMGR_DIR":
+		case "SYSDIR", "RUNDIR", "SYSMGR_NAME", "SYSMGR_DIR", "SYSMGR_CLAIM":
 		default:
 			out = append(out, entry)
 		}

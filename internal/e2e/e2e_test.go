@@ -124,6 +124,8 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	env.Setenv("TERM", "dumb")
+	// The race detector would have each tool sleep for a second at its end.
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
 	d := &daemon{}
 	env.Values[daemonKey] = d
 	env.Defer(func() { d.end(env.T(), run) })

@@ -84,6 +84,51 @@ func (d *Dir) lock() (*os.File, error) {
 	}
 }
 
+// PassOn prepares the claim for a program that is about to be executed in our
+// place (execve(2)): its locks stay locked. word is for that one's Inherit. undo
+// is for when nothing came of it.
+func (c *Claim) PassOn() (word string, undo func()) {
+	lock, pid := c.lock.Fd(), c.pid.Fd()
+	unix.FcntlInt(lock, unix.F_SETFD, 0)
+	unix.FcntlInt(pid, unix.F_SETFD, 0)
+	return fmt.Sprintf("%d,%d", lock, pid), func() {
+		unix.CloseOnExec(int(lock))
+		unix.CloseOnExec(int(pid))
+	}
+}
+
+// Inherit is the other end of PassOn. ErrNotRunning: there is nothing to
+// inherit; whoever gets that takes a Claim of his own.
+func (d *Dir) Inherit(word string) (*Claim, error) {
+	var lock, pid int
+	if n, _ := fmt.Sscanf(word, "%d,%d", &lock, &pid); n != 2 || lock < 3 || pid < 3 {
+		return nil, ErrNotRunning
+	}
+	own, err := d.open(private)
+	if err != nil {
+		return nil, ErrNotRunning
+	}
+	defer own.Close()
+	top := &Folder{fd: int(d.file.Fd()), path: d.path}
+	if !own.locked("lock", lock) || !top.locked(Pid, pid) {
+		return nil, ErrNotRunning
+	}
+	return &Claim{dir: d, lock: os.NewFile(uintptr(lock), "lock"), pid: os.NewFile(uintptr(pid), Pid)}, nil
+}
+
+// locked tells whether a descriptor is this file's and has it locked.
+func (f *Folder) locked(name string, fd int) bool {
+	var held, named unix.Stat_t
+	if unix.Fstat(fd, &held) != nil || unix.Fstatat(f.fd, name, &named, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return false
+	}
+	if held.Ino != named.Ino || held.Dev != named.Dev || unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false
+	}
+	unix.CloseOnExec(fd)
+	return true
+}
+
 // Release ends the claim in good order: every folder is swept, the daemon's
 // own files go, and RUNDIR itself if nothing else is left in it.
 func (c *Claim) Release() error {
@@ -105,6 +150,10 @@ func (c *Claim) Release() error {
 	}
 	// RUNDIR may be a mount point or hold files of others: then it stays.
 	os.Remove(c.dir.path)
+	// Unlocked, and not only closed: a child that hangs in execve(2) has them
+	// too.
+	unix.Flock(int(c.pid.Fd()), unix.LOCK_UN)
+	unix.Flock(int(c.lock.Fd()), unix.LOCK_UN)
 	c.pid.Close()
 	c.lock.Close()
 	return first

@@ -421,7 +421,7 @@ func (f *Folder) seize(name string, taken error) (*os.File, error) {
 var ErrGrabbed = errors.New("already running under runsyssv")
 
 // daemonFiles are the files that the daemon or its clients make in a folder.
-var daemonFiles = []string{Pid, Syspid, State, Control, Taken, GuardFile, Ready, StopSignal, StopTimeout, Waiting, Needs}
+var daemonFiles = []string{Pid, Syspid, State, Control, Taken, GuardFile, Ready, StopSignal, StopTimeout, Waiting, Needs, Waited, Circle}
 
 // Sweep empties the folder of everything that sysmgr and its tools make and
 // removes it if nothing else is in it. With keepLock set a lock stays, and the

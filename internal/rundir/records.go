@@ -219,13 +219,6 @@ func (r *Records) Drop(slot int) error {
 	return err
 }
 
-// close gives the file back.
-func (r *Records) close() {
-	if r != nil {
-		r.file.Close()
-	}
-}
-
 // encode appends the line of a record. The name stands first and ends with a
 // slash, which no name has in it; the rest are keys and values, those that are
 // zero left out. What does not fit is the cause: the rest is bounded.

@@ -34,6 +34,9 @@ type Status struct {
 	LastExit string        // "exit 1" or "killed by KILL", empty before the first
 	Cause    string        // why it is in this phase
 	RetryIn  time.Duration // backoff: from Since to the next start
+	Failures int           // ends in a row that were too soon or too often
+	Killed   time.Duration // stopping: when KILL was sent, by Clock; 0: not yet
+	Calls    int           // of sysmgr-depends in the last run of the same file; -1: not known
 	Requests []string      // ids of the requests taken, the newest first
 	Refused  string        // id and reason of the last request that was refused
 }
@@ -66,6 +69,15 @@ func (s Status) Encode() []byte {
 	line("cause", s.Cause)
 	if s.RetryIn > 0 {
 		line("retry-in", seconds(s.RetryIn))
+	}
+	if s.Failures > 0 {
+		line("failures", strconv.Itoa(s.Failures))
+	}
+	if s.Killed > 0 {
+		line("killed", seconds(s.Killed))
+	}
+	if s.Calls >= 0 {
+		line("calls", strconv.Itoa(s.Calls))
 	}
 	line("request", strings.Join(s.Requests, " "))
 	line("refused", s.Refused)
@@ -103,7 +115,7 @@ func plain(value string) string {
 // it is an error. The file may have been written by the service, to be shown
 // on an administrator's terminal: control characters are escaped here too.
 func ParseStatus(data []byte) (Status, error) {
-	var s Status
+	s := Status{Calls: -1}
 	for line := range strings.Lines(string(data)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		value = plain(value)
@@ -128,6 +140,12 @@ func ParseStatus(data []byte) (Status, error) {
 			s.Cause = value
 		case "retry-in":
 			s.RetryIn = parseSeconds(value)
+		case "failures":
+			s.Failures, _ = strconv.Atoi(value)
+		case "killed":
+			s.Killed = parseSeconds(value)
+		case "calls":
+			s.Calls, _ = strconv.Atoi(value)
 		case "request":
 			s.Requests = strings.Fields(value)
 		case "refused":

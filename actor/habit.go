@@ -1,0 +1,48 @@
+package actor
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/rundir"
+)
+
+// habit is what an actor knows of its service's calls of sysmgr-depends: those
+// that wait for the service want to know whether it has yet to wait itself.
+type habit struct {
+	file   rundir.Stamp // the program that was last started
+	ran    rundir.Stamp // the one that last lived long enough to show, on any machine
+	called int          // how often it did
+}
+
+// begun is called before a run, with the path of what is run.
+func (h *habit) begun(path string) {
+	h.file = rundir.Stamp{}
+	var st unix.Stat_t
+	if unix.Stat(path, &st) == nil {
+		h.file = rundir.StampOf(&st)
+	}
+}
+
+// calls is how often this run will call sysmgr-depends, if it does as the last
+// one of the same program; -1 if that is not known.
+func (h *habit) calls() int {
+	if h.ran != h.file || h.file == (rundir.Stamp{}) {
+		return -1
+	}
+	return h.called
+}
+
+// ended is called when a run is over, or is to be, after so much life. It
+// returns how much of that went by in sysmgr-depends. The service itself may
+// have written the file that says so; so it can be no more than all.
+func (h *habit) ended(f *rundir.Folder, life time.Duration) (waited time.Duration) {
+	wait := f.ReadWait()
+	waited = min(wait.At(rundir.Clock()), life)
+	h.ran = rundir.Stamp{}
+	if life-waited >= forgiven && wait.Since == 0 {
+		h.ran, h.called = h.file, wait.Calls
+	}
+	return waited
+}

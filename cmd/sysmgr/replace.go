@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/actor"
+	"sysmgr/control"
+	"sysmgr/internal/program"
+	"sysmgr/internal/rundir"
+	"sysmgr/reaper"
+)
+
+// inherited is the variable in which the program that is replaced tells the
+// next one of its claim.
+const inherited = "SYSMGR_CLAIM"
+
+// replacement replaces the running program by what its file is now, in place:
+// the process, its number and its children stay.
+type replacement struct {
+	path       string // of the program
+	claim      *rundir.Claim
+	reaper     *reaper.Reaper
+	control    *control.Control
+	supervisor *actor.Supervisor
+	log        *journal
+	signals    <-chan os.Signal
+}
+
+// How long things may take before the replacement goes on without them, or
+// not at all.
+const (
+	trialTime = 10 * time.Second
+	restTime  = 3 * time.Second
+)
+
+// do returns only if the replacement came to nothing; then nothing has
+// changed.
+func (r replacement) do() error {
+	if err := r.try(); err != nil {
+		return err
+	}
+	// From the outside in: no new requests, no new ends, then everybody at
+	// rest. A start that hangs is waited for in vain; it is found again by
+	// the next program, like one that a killed daemon leaves behind.
+	r.control.Hold()
+	defer r.control.Resume()
+	r.reaper.Hold()
+	defer r.reaper.Resume()
+	resume, _ := r.supervisor.Pause(restTime)
+	defer resume()
+	r.log.flush()
+	word, undo := r.claim.PassOn()
+	defer undo()
+
+	// Signals that have come and were not answered are for the next program.
+	// One that comes from here on, before that one listens, ends it: for some
+	// milliseconds no Go program can be asked to hold TERM, and execve(2)
+	// takes our handlers away. Its services run on then, and are adopted.
+	for waiting := true; waiting; {
+		select {
+		case sig := <-r.signals:
+			word += fmt.Sprintf(",%d", sig)
+		default:
+			waiting = false
+		}
+	}
+	return syscall.Exec(r.path, os.Args, append(os.Environ(), inherited+"="+word))
+}
+
+// unanswered is the signals that the program before us left to us.
+func unanswered() []os.Signal {
+	var signals []os.Signal
+	words := strings.Split(os.Getenv(inherited), ",")
+	for _, word := range words[min(2, len(words)):] {
+		if sig, ok := rundir.ParseSignal(word); ok {
+			signals = append(signals, sig)
+		}
+	}
+	return signals
+}
+
+// try runs the program once, as sysmgr -V: a file that is missing, is half
+// copied or is no program at all must not take our place.
+func (r replacement) try() error {
+	if err := program.Check(r.path); err != nil {
+		return fmt.Errorf("%s: %w", r.path, err)
+	}
+	p, err := r.reaper.Start(reaper.Command{Path: r.path, Args: []string{"-V"}, Env: os.Environ(), Mute: true})
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.path, err)
+	}
+	select {
+	case exit := <-p.Exited:
+		if exit.Status.Exited() && exit.Status.ExitStatus() == 0 {
+			return nil
+		}
+		return fmt.Errorf("%s -V: %s", r.path, actor.ExitWords(exit.Status))
+	case <-time.After(trialTime):
+		r.reaper.SignalGroup(p.Pid, unix.SIGKILL)
+		return fmt.Errorf("%s -V: no end within %s", r.path, trialTime)
+	}
+}
+
+// itself is the path of this program, as it was called rather than what that
+// leads to: links may be led elsewhere when it is replaced.
+func itself() (string, error) {
+	name := os.Args[0]
+	if strings.Contains(name, "/") {
+		return filepath.Abs(name)
+	}
+	running, err := os.Stat("/proc/self/exe")
+	if err == nil {
+		for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+			path := filepath.Join(dir, name)
+			if info, err := os.Stat(path); err == nil && os.SameFile(info, running) && filepath.IsAbs(path) {
+				return path, nil
+			}
+		}
+	}
+	path, err := os.Executable()
+	if err != nil {
+		return "", errors.New("the path of the program is not known")
+	}
+	return path, nil
+}
