@@ -117,11 +117,6 @@ func (c *chaos) tell() {
 		c.t.Logf("all operations: %s", f.Name())
 	}
 	last := max(0, len(c.log.lines)-150)
-	for i, line := range c.log.lines {
-		if strings.Contains(line, "--- round") && i > last {
-			break
-		}
-	}
 	c.t.Logf("SEED=%d, the last operations:\n%s", seed, strings.Join(c.log.lines[last:], "\n"))
 }
 

@@ -36,6 +36,8 @@ var crashKinds = []crashKind{
 	{fault: "killed while it takes over", play: takeOver, adopt: true},
 	{fault: "killed beside an unborn service while it takes over", options: []string{"-child"}, play: takeOver, adopt: true},
 	{fault: "killed while it shuts down", play: shutDown},
+	{fault: "killed while it replaces itself", play: replaced},
+	{fault: "killed beside an unborn service while it replaces itself", options: []string{"-child"}, play: replaced},
 }
 
 // live is a daemon's life, from its start.
@@ -73,6 +75,18 @@ func takeOver(c *traced) {
 	if c.lives() {
 		c.awaitRest()
 	}
+}
+
+// replaced is a life in which the daemon executes itself anew, twice, while
+// orders come in.
+func replaced(c *traced) {
+	var done sync.WaitGroup
+	done.Go(func() { live(c) })
+	for range 2 {
+		time.Sleep(150 * time.Millisecond)
+		unix.Kill(c.pid, unix.SIGUSR2)
+	}
+	done.Wait()
 }
 
 // shutDown is a short life and its end.

@@ -421,7 +421,7 @@ func (w *world) watchZombies() {
 			if seen[id].IsZero() {
 				seen[id] = now
 			}
-			if age := now.Sub(seen[id]); age > zombieAge && !told[id] && int(w.daemon.Load()) == daemon {
+			if age := now.Sub(seen[id]); age > zombieAge+w.lag() && !told[id] && int(w.daemon.Load()) == daemon {
 				told[id] = true
 				broken(w.t, 8, "process %d is a zombie for %s", pid, age)
 			}
