@@ -368,13 +368,6 @@ func (w *world) checkAfterCrash() {
 	}
 }
 
-// answers asks svctl for a status and returns how long that took.
-func (w *world) answers() time.Duration {
-	begin := time.Now()
-	w.Svctl("-q", "-w", "5", "status")
-	return time.Since(begin)
-}
-
 // secondAct shows that the daemon is in charge of all services: it restarts
 // those that are up and ends in good order.
 func (w *world) secondAct() {
