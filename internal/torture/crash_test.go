@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sysmgr/internal/load/rig"
+	"sysmgr/internal/rundir"
 )
 
 // A kind of crash points: how the tracer counts, and how far it got when
@@ -26,6 +28,8 @@ type crashKind struct {
 	options []string
 	play    func(*traced) // what the daemon is killed in
 	adopt   bool          // the daemon that is killed has a predecessor that was killed too
+
+	meanwhile func(*world) // what is done while there is no daemon
 }
 
 var crashKinds = []crashKind{
@@ -36,6 +40,10 @@ var crashKinds = []crashKind{
 	{fault: "killed while it takes over", play: takeOver, adopt: true},
 	{fault: "killed beside an unborn service while it takes over", options: []string{"-child"}, play: takeOver, adopt: true},
 	{fault: "killed while it shuts down", play: shutDown},
+	{fault: "killed beside an unborn service that is held then", options: []string{"-child"}, play: live, meanwhile: holdAll},
+	{fault: "killed beside an unborn service that dies then", options: []string{"-child"}, play: live, meanwhile: behead},
+	{fault: "killed, and locks change while there is no daemon", play: live, meanwhile: holdAll},
+	{fault: "killed, and services die while there is no daemon", play: live, meanwhile: behead},
 	{fault: "killed while it replaces itself", play: replaced},
 	{fault: "killed beside an unborn service while it replaces itself", options: []string{"-child"}, play: replaced},
 }
@@ -87,6 +95,43 @@ func replaced(c *traced) {
 		unix.Kill(c.pid, unix.SIGUSR2)
 	}
 	done.Wait()
+}
+
+// holdAll holds every service down, with plain tools.
+func holdAll(w *world) {
+	time.Sleep(20 * time.Millisecond) // what was about to execute has
+	for _, s := range w.all() {
+		if s.want == "gone" || s.want == "blocked" {
+			continue
+		}
+		folder := filepath.Join(w.Rundir, s.name)
+		os.Mkdir(folder, 0o755)
+		// A request that waits to be taken would come after the lock.
+		os.Remove(filepath.Join(folder, rundir.Control))
+		os.Remove(filepath.Join(folder, rundir.Taken))
+		w.must(os.WriteFile(filepath.Join(folder, rundir.Lock), []byte("TERM\n"), 0o644))
+		w.wants(s, "stop")
+	}
+}
+
+// behead kills main processes of services that have a child.
+func behead(w *world) {
+	begin := time.Now()
+	for _, s := range w.all() {
+		if s.name != "brood" && s.name != "killer" {
+			continue
+		}
+		s.mu.Lock()
+		s.touched = true
+		s.mu.Unlock()
+		// As soon as it has one; if it was about to be made.
+		for len(w.Journalled("child", s.name)) < len(w.Journalled("start", s.name)) && time.Since(begin) < time.Second {
+			time.Sleep(time.Millisecond)
+		}
+		if leader := w.leaderOf(s.name); leader != 0 {
+			w.Kill(leader)
+		}
+	}
 }
 
 // shutDown is a short life and its end.
@@ -215,6 +260,9 @@ func crashAt(t *testing.T, k crashKind, n int) (points int, hit bool) {
 			}
 			s.mu.Unlock()
 		}
+	}
+	if k.meanwhile != nil {
+		k.meanwhile(w)
 	}
 	w.begin("-v")
 	if took := time.Since(w.Begun()); took > adoption+w.lag() {
