@@ -7,9 +7,13 @@
 #   make test-daemons    run real daemons under it: dbus, redis, postgres, nginx
 #   make torture         try to break it, for a long time; SHORT=1 for a minute
 #   make bench           measure, as ratios to a bare fork
+#   make test-vm         boot a kernel in QEMU, with sysmgr under its init
+#   make test-services   run the scripts of contrib/services, as root
+#   make test-container  sysmgr as process 1 of containers, as root
 #   make cross           build and vet for the other systems
 #   make dist            make a source archive of HEAD
-#   make install         install programs and manuals
+#   make deb             make a Debian package
+#   make install         install programs, manuals and completions
 #
 # Everything below can be set on the command line, as in: make PREFIX=/usr
 # For make torture: SEED=N repeats one as far as that is possible, MINUTES=N is
@@ -19,6 +23,9 @@ PREFIX   = /usr/local
 BINDIR   = $(PREFIX)/bin
 SBINDIR  = $(PREFIX)/sbin
 MANDIR   = $(PREFIX)/share/man
+BASHDIR  = $(PREFIX)/share/bash-completion/completions
+ZSHDIR   = $(PREFIX)/share/zsh/site-functions
+FISHDIR  = $(PREFIX)/share/fish/vendor_completions.d
 SYSDIR   = /var/sysmgr
 RUNDIR   = /run/sysmgr
 DESTDIR  =
@@ -36,7 +43,7 @@ all: $(BIN)/sysmgr
 # Built anew when a source is newer or the flags are others than last time, so
 # that 'make install', as root, needs no Go after 'make'.
 $(BIN)/sysmgr: $(BIN)/.flags go.mod go.sum $(shell find cmd actor reaper scanner control internal -name '*.go')
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
 	@touch '$@'
 
 $(BIN)/.flags: always
@@ -54,6 +61,17 @@ test:
 test-daemons:
 	SYSMGR_TEST_DAEMONS=1 $(GO) test -count=1 -v -timeout 10m ./internal/daemons
 
+# A kernel is downloaded for it, not installed; KERNEL is another one to take.
+test-vm:
+	kernel=$$(internal/vm/kernel '$(BIN)/vm') && SYSMGR_VM_KERNEL=$${kernel:+$$(realpath "$$kernel")} \
+		$(GO) test -count=1 -v -timeout 600s ./internal/vm
+
+test-services:
+	SYSMGR_TEST_SERVICES=1 $(GO) test -count=1 -v -timeout 600s ./internal/services
+
+test-container:
+	SYSMGR_TEST_CONTAINER=1 $(GO) test -count=1 -v -timeout 600s ./internal/container
+
 check: format vet staticcheck manuals scripts test
 
 format:
@@ -70,7 +88,7 @@ manuals:
 	mandoc -T lint -W warning man/*.[1-8]
 
 scripts:
-	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/container/services/* contrib/init/run
+	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/migrate/* contrib/container/root contrib/container/services/* contrib/init/run contrib/user/profile contrib/user/sysmgr.openrc contrib/screen/record contrib/screen/session contrib/debian/build internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
 	shellcheck -s bash .ci/run contrib/completions/svctl.bash
 
 # Other systems: builds and vets for each of them.
@@ -86,6 +104,7 @@ bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/bench
 	$(GO) test -count=1 -v -run DaemonAtRest ./internal/load
 
+<<<<<<< HEAD
 # Kills the daemon at each of its system calls, lets them fail, attacks it, and
 # brings chaos over it; best as root. It ends with a table of faults, tries and
 # violations of the laws, and fails if there is a violation.
@@ -110,6 +129,12 @@ fuzz:
 			{ printf '%s\n' "$$out" >&2; exit 1; }; \
 		printf '%s: ' "$$f"; printf '%s\n' "$$out" | sed -n '/elapsed/{s/^fuzz: //;h;};$${x;p;}'; \
 	done
+=======
+# The picture of the README, anew.
+screen: all
+	contrib/screen/record '$(BIN)' >'$(BIN)/session.svg'
+	mv '$(BIN)/session.svg' contrib/screen/session.svg
+>>>>>>> main
 
 install: all
 	mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(SYSDIR)'
@@ -118,18 +143,35 @@ install: all
 	install -m 644 man/*.1 '$(DESTDIR)$(MANDIR)/man1/'
 	install -m 644 man/*.7 '$(DESTDIR)$(MANDIR)/man7/'
 	install -m 644 man/*.8 '$(DESTDIR)$(MANDIR)/man8/'
+	mkdir -p '$(DESTDIR)$(BASHDIR)' '$(DESTDIR)$(ZSHDIR)' '$(DESTDIR)$(FISHDIR)'
+	sed 's|/run/sysmgr|$(RUNDIR)|' contrib/completions/svctl.bash >'$(DESTDIR)$(BASHDIR)/svctl'
+	sed 's|/run/sysmgr|$(RUNDIR)|' contrib/completions/_svctl >'$(DESTDIR)$(ZSHDIR)/_svctl'
+	sed 's|/run/sysmgr|$(RUNDIR)|' contrib/completions/svctl.fish >'$(DESTDIR)$(FISHDIR)/svctl.fish'
+	chmod 644 '$(DESTDIR)$(BASHDIR)/svctl' '$(DESTDIR)$(ZSHDIR)/_svctl' '$(DESTDIR)$(FISHDIR)/svctl.fish'
+	for p in sysmgr runsyssv sysmgr-depends; do \
+		ln -sf svctl '$(DESTDIR)$(BASHDIR)/'$$p && ln -sf svctl.fish '$(DESTDIR)$(FISHDIR)/'$$p.fish || exit 1; \
+	done
 
 # The service directory stays: it holds what others have put there.
 uninstall:
 	rm -f '$(DESTDIR)$(SBINDIR)/sysmgr' '$(DESTDIR)$(BINDIR)/svctl' '$(DESTDIR)$(BINDIR)/runsyssv' '$(DESTDIR)$(BINDIR)/sysmgr-depends'
 	rm -f '$(DESTDIR)$(MANDIR)/man1/svctl.1' '$(DESTDIR)$(MANDIR)/man1/runsyssv.1' '$(DESTDIR)$(MANDIR)/man1/sysmgr-depends.1'
-	rm -f '$(DESTDIR)$(MANDIR)/man7/sysmgr-states.7' '$(DESTDIR)$(MANDIR)/man8/sysmgr.8'
+	rm -f '$(DESTDIR)$(MANDIR)/man7/sysmgr-states.7' '$(DESTDIR)$(MANDIR)/man8/sysmgr.8' '$(DESTDIR)$(ZSHDIR)/_svctl'
+	for p in $(PROGRAMS); do rm -f '$(DESTDIR)$(BASHDIR)/'$$p '$(DESTDIR)$(FISHDIR)/'$$p.fish; done
 
+# The same commit makes the same bytes, here and elsewhere.
 dist:
 	mkdir -p dist
-	git archive --prefix=sysmgr-$(VERSION)/ -o dist/sysmgr-$(VERSION).tar.gz HEAD
+	git -c tar.umask=0022 archive --format=tar --prefix=sysmgr-$(VERSION)/ HEAD | gzip -9n >dist/sysmgr-$(VERSION).tar.gz
+
+deb:
+	GO='$(GO)' MAKE='$(MAKE)' contrib/debian/build '$(VERSION)' dist
 
 clean:
 	rm -rf '$(BIN)' dist
 
+<<<<<<< HEAD
 .PHONY: always all run test test-daemons check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist clean
+=======
+.PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist deb screen clean
+>>>>>>> main

@@ -102,7 +102,7 @@ func (s *Service) resume(past rundir.Record) {
 	s.acted = rundir.Stamp{Ino: past.HoldIno, Ctime: past.HoldCtime}
 	hold, stamp := rundir.NoHold, rundir.Stamp{}
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
-		hold, stamp = f.ReadHold()
+		hold, stamp, _ = f.ReadHold()
 		if state.Pid == 0 {
 			f.Remove(rundir.Pid, rundir.Syspid)
 		} else if f.Has(rundir.Pid) && f.Has(rundir.Syspid) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,6 +53,7 @@ type Config struct {
 	Attend, Forget func(name string)
 
 	restless restless
+	silent   atomic.Int64 // services whose state could not be published
 	turns    turns
 	outlives func(name string) // tells the supervisor that KILL did not work at once
 }
@@ -78,8 +80,8 @@ func (r *restless) set(name string, in bool) {
 
 // turns bounds how many services are between taking their guard and giving it
 // back: each has a descriptor open, and every open descriptor makes each fork
-// dearer. It is some more than are forked at once, so that a fork never waits
-// for a service that is only publishing.
+// dearer. It is some more than wait to be forked at once, so that a fork never
+// waits for a service that is only publishing.
 type turns struct {
 	once sync.Once
 	free chan struct{}
@@ -128,18 +130,24 @@ type Taken struct {
 	Order   Order
 }
 
-// Unpublished is told when a state could not be written, once until it can
-// be again.
+// Unpublished is told when a state could not be written, once until all can be
+// again.
 type Unpublished struct {
 	Service string
 	Err     error
 }
+
+// Published is told when all states could be written again.
+type Published struct{}
 
 // Misread is told when a service wrote nonsense into one of its files.
 type Misread struct {
 	Service string
 	File    string
 }
+
+// Hanging is told when the start of a service takes long.
+type Hanging struct{ Service string }
 
 // HeldUp is told when a shutdown waits for services.
 type HeldUp struct {
@@ -150,7 +158,9 @@ func (Decided) fact()     {}
 func (Changed) fact()     {}
 func (Taken) fact()       {}
 func (Unpublished) fact() {}
+func (Published) fact()   {}
 func (Misread) fact()     {}
+func (Hanging) fact()     {}
 func (HeldUp) fact()      {}
 
 // Service is the actor of one service. Run owns everything but the mailbox.
@@ -246,9 +256,10 @@ func (s *Service) Run(first Want) {
 	}
 	// The lock stays: a stop survives that the entry is deleted and made anew.
 	err := errors.Join(sweep(s.name, true), s.config.Records.Drop(s.slot))
-	if err != nil {
+	if err != nil && !s.unwritten {
 		s.config.Report(Unpublished{s.name, err})
 	}
+	s.silent(nil)
 }
 
 // begin puts the folder in order, which may be a leftover, and starts the
@@ -258,7 +269,7 @@ func (s *Service) begin(first Want) {
 	hold := rundir.NoHold
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
 		var stamp rundir.Stamp
-		hold, stamp = f.ReadHold()
+		hold, stamp, _ = f.ReadHold() // if nobody can tell now, control will
 		s.acted = version(stamp)
 		f.Remove(rundir.Pid, rundir.Syspid)
 		f.Close()
@@ -297,6 +308,14 @@ func (s *Service) take(message any) {
 		m.rest()
 	case parting:
 		s.parting = true
+	case publish:
+		if m.lost {
+			s.shownPid = 0
+			s.holdAgain()
+		}
+		if m.lost || s.unwritten {
+			s.publish()
+		}
 	case Order:
 		if s.config.Debug() {
 			s.config.Report(Taken{s.name, m})
@@ -306,6 +325,30 @@ func (s *Service) take(message any) {
 		}
 		s.order(m)
 	}
+}
+
+// holdAgain writes the lock of a held service after it went with the run
+// directory, which was no order. If it cannot be written the hold stands all
+// the same; see order.
+func (s *Service) holdAgain() {
+	line := rundir.HoldDown.Line()
+	switch s.state.Want {
+	case WantDown:
+	case WantOnce:
+		line = rundir.HoldOnce.Line()
+	default:
+		return
+	}
+	s.acted = rundir.Stamp{}
+	f, err := s.config.Rundir.MakeFolder(s.name)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if !f.Has(rundir.Lock) {
+		f.Write(rundir.Lock, line)
+	}
+	s.acted = version(f.Stamp(rundir.Lock))
 }
 
 // order takes an order and answers it in the status file, even when nothing
@@ -366,7 +409,7 @@ func (s *Service) exited(exit reaper.Exit) {
 	}
 	if s.state.Phase == Up && s.state.Want == WantUp {
 		if f, err := s.config.Rundir.Folder(s.name); err == nil {
-			switch hold, stamp := f.ReadHold(); hold {
+			switch hold, stamp, _ := f.ReadHold(); hold {
 			case rundir.HoldDown, rundir.HoldKill:
 				s.acted = version(stamp)
 				// The signal this asks for finds nobody: the reaper knows.
@@ -517,7 +560,7 @@ func (s *Service) spawn() Event {
 	// the process.
 	s.from, s.to = reaper.BootTime(), 0
 	s.remember()
-	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env})
+	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env, Late: s.hangs})
 	if err != nil {
 		s.from = 0
 		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
@@ -525,6 +568,18 @@ func (s *Service) spawn() Event {
 	s.to = reaper.BootTime()
 	s.process = process
 	return Event{Kind: Started, Pid: process.Pid}
+}
+
+// hangs is called when a start takes long, as it does in execve(2) of a file
+// whose file system does not answer. It is in nobody's way, and is told of.
+func (s *Service) hangs() {
+	if s.turn {
+		s.config.turns.giveBack()
+		s.turn = false
+	}
+	s.state.Cause = "its start hangs"
+	s.publish()
+	s.config.Report(Hanging{s.name})
 }
 
 // forgetRun removes what the last run wrote about itself, which does not hold
@@ -557,8 +612,22 @@ func refusal(err error) Refusal {
 // act on it, then what tells them.
 func (s *Service) publish() {
 	err := errors.Join(s.remember(), s.write())
-	if err != nil && !s.unwritten {
-		s.config.Report(Unpublished{s.name, err})
+	s.silent(err)
+}
+
+// silent notes whether the state is published. What is told of is the first
+// service that is not, and that there is none any more: when the run directory
+// is full or gone, it is so for all.
+func (s *Service) silent(err error) {
+	switch {
+	case err != nil && !s.unwritten:
+		if s.config.silent.Add(1) == 1 {
+			s.config.Report(Unpublished{s.name, err})
+		}
+	case err == nil && s.unwritten:
+		if s.config.silent.Add(-1) == 0 {
+			s.config.Report(Published{})
+		}
 	}
 	s.unwritten = err != nil
 }
@@ -593,7 +662,7 @@ func (s *Service) write() error {
 	if status.Calls = -1; s.state.Phase == Up {
 		status.Calls = s.habit.calls()
 	}
-	if err := f.Write(rundir.State, status.Encode()); err != nil {
+	if err := f.Replace(rundir.State, status.Encode()); err != nil {
 		return err
 	}
 	s.shown = s.state

@@ -532,11 +532,11 @@ func TestTheLockIsLookedAtBeforeARestart(t *testing.T) {
 		f, _ := b.dir.Folder("web")
 		defer f.Close()
 		late := order(Once)
-		_, late.Lock = f.ReadHold()
+		_, late.Lock, _ = f.ReadHold()
 		s.Tell(late)
 		b.expect("web", "down")
 		b.write("web", "lock", "once \n") // written anew, it is a new order
-		_, late.Lock = f.ReadHold()
+		_, late.Lock, _ = f.ReadHold()
 		s.Tell(late)
 		b.expect("web", "up")
 	})

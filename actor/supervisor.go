@@ -49,6 +49,9 @@ type (
 	}
 	retirement struct{ name string }
 	shutdown   struct{}
+	// publish asks for another try to publish what could not be; lost says
+	// that what was published is gone.
+	publish struct{ lost bool }
 	// pause asks whoever gets it to come to rest, to say so, and to do
 	// nothing more until resume is closed.
 	pause struct {
@@ -85,6 +88,14 @@ func (v *Supervisor) Deliver(name string, o Order) { v.mail.put(delivery{name, o
 // Shutdown stops every service; then Run returns. It does not block, and a
 // second one changes nothing.
 func (v *Supervisor) Shutdown() { v.mail.put(shutdown{}) }
+
+// Publish tries again to publish what could not be published; lost says that
+// the run directory is another one, and all has to be. It does not block.
+func (v *Supervisor) Publish(lost bool) {
+	if lost || v.config.silent.Load() > 0 {
+		v.mail.put(publish{lost})
+	}
+}
 
 // Pause brings all actors to rest, with every message answered that they had
 // got, and tells whether all of them came to it within a time: one whose start
@@ -163,6 +174,10 @@ func (v *Supervisor) Run() {
 				v.onward(m.name)
 			case outlived:
 				v.onward(m.name)
+			case publish:
+				for _, member := range v.services {
+					member.service.mail.put(m)
+				}
 			case pause:
 				v.pause(m)
 			case shutdown:

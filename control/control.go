@@ -29,6 +29,9 @@ type Config struct {
 	Rundir  *rundir.Dir
 	Deliver func(Message) // must not block
 	Report  func(Fact)    // must not block
+	// Shaken is told that the run directory itself may have been removed or
+	// replaced. It must not block; nil is allowed.
+	Shaken func()
 }
 
 // Fact is something that the control actor tells whoever keeps the log.
@@ -80,10 +83,11 @@ type Control struct {
 	again   map[string]time.Time // folders to look at once more, and when
 }
 
-// call is an Attend or a Forget on its way to Run.
+// call is an Attend, a Forget or a Renew on its way to Run.
 type call struct {
 	name   string
 	attend bool
+	renew  bool
 }
 
 // folder is what is known of a service's folder.
@@ -108,10 +112,14 @@ func New(config Config) *Control {
 
 // Attend begins to take requests for a service. What its lock says now is
 // delivered too. It does not block.
-func (c *Control) Attend(name string) { c.call(call{name, true}) }
+func (c *Control) Attend(name string) { c.call(call{name: name, attend: true}) }
 
 // Forget ends it. It does not block.
-func (c *Control) Forget(name string) { c.call(call{name, false}) }
+func (c *Control) Forget(name string) { c.call(call{name: name}) }
+
+// Renew says that the run directory is another one: every folder is looked for
+// anew. Those that are gone with the old one are no orders. It does not block.
+func (c *Control) Renew() { c.call(call{renew: true}) }
 
 func (c *Control) call(k call) {
 	c.mu.Lock()
@@ -133,6 +141,7 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 	c.watcher = watcher
 	defer watcher.Close()
+	c.watchTop()
 	late := time.NewTimer(time.Hour)
 	late.Stop()
 	for {
@@ -159,12 +168,25 @@ func (c *Control) Hold() { c.busy.Lock() }
 // Resume ends a Hold.
 func (c *Control) Resume() { c.busy.Unlock() }
 
+// top is the key of the watch on the run directory itself, which no service
+// has. What happens in it is of no interest, only that it goes.
+const top = "/"
+
+func (c *Control) watchTop() {
+	if c.config.Shaken != nil {
+		c.watcher.Add(c.config.Rundir.Path(), top)
+	}
+}
+
 // lookAround looks at every folder that something has happened to.
 func (c *Control) lookAround() {
 	c.answer()
 	news := c.watcher.Take()
 	if news.Lost {
 		c.config.Report(Overrun{})
+	}
+	if _, shaken := news.Keys[top]; shaken && c.config.Shaken != nil {
+		c.config.Shaken()
 	}
 	now := time.Now()
 	for name, at := range c.again {
@@ -207,7 +229,13 @@ func (c *Control) answer() {
 	c.calls = nil
 	c.mu.Unlock()
 	for _, k := range calls {
-		if k.attend {
+		if k.renew {
+			c.watchTop()
+			for name, f := range c.folders {
+				f.fresh = true
+				c.again[name] = time.Now()
+			}
+		} else if k.attend {
 			c.folders[k.name] = &folder{fresh: true}
 			c.look(k.name)
 		} else {
@@ -417,7 +445,11 @@ func (c *Control) act(name string, k *folder, f *rundir.Folder, r Request) {
 // have seen one that was there for a moment. It returns whether the file, or
 // what is left of it, looks half done.
 func (c *Control) lock(name string, k *folder, f *rundir.Folder) (half bool) {
-	hold, stamp := f.ReadHold()
+	hold, stamp, err := f.ReadHold()
+	if err != nil {
+		c.again[name] = time.Now().Add(unfilled)
+		return false
+	}
 	settled := !k.half.IsZero() && time.Since(k.half) >= blink
 	if stamp == k.lock && (stamp != rundir.Stamp{} || k.unwritten) {
 		return false

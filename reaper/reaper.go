@@ -64,6 +64,8 @@ type Reaper struct {
 	report func(Fact)
 	null   *os.File
 	jobs   chan job
+	slot   chan struct{} // held by the fork that is under way, unless it hangs
+	calm   sync.RWMutex  // read-locked by each fork; see Collect
 	again  chan struct{} // asks for one more sweep
 	sub    bool          // orphans come to us: we are PID 1 or a subreaper
 
@@ -132,6 +134,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		report:   report,
 		null:     null,
 		jobs:     make(chan job),
+		slot:     make(chan struct{}, 1),
 		again:    make(chan struct{}, 1),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
 		main:     make(map[int]*child),
@@ -151,7 +154,7 @@ func (r *Reaper) Run(ctx context.Context) error {
 
 	var forks sync.WaitGroup
 	stop := make(chan struct{})
-	for range forkers() {
+	for range max(1, runtime.GOMAXPROCS(0)-1) {
 		forks.Go(func() { r.forkLoop(stop) })
 	}
 	defer func() {
@@ -181,10 +184,6 @@ func (r *Reaper) Run(ctx context.Context) error {
 		}
 	}
 }
-
-// forkers is how many forks may be under way at once. A fork keeps its
-// processor (GOMAXPROCS) until the child has executed; one must stay free.
-func forkers() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 
 // reap takes every child that has ended. It tells whether a main process was,
 // or may have been, among them.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +21,15 @@ type Command struct {
 	Args []string
 	Env  []string
 	Mute bool // what it writes goes nowhere
+
+	// Late is called, by the goroutine that called Start, if that takes
+	// longer than it should; nil is allowed.
+	Late func()
 }
+
+// lateAfter is how long a Start takes before it is late. It may have to wait
+// for others.
+const lateAfter = 250 * time.Millisecond
 
 // StartError says why a process could not be started. Errno is what fork or
 // execve(2) said; Reason says it for people, where more than that is known.
@@ -54,22 +64,63 @@ type answer struct {
 // of thousands, stays small.
 func (r *Reaper) Start(command Command) (Process, error) {
 	j := job{command: command, answer: make(chan answer, 1)}
-	r.jobs <- j
-	a := <-j.answer
-	return a.process, a.err
+	late := time.NewTimer(lateAfter)
+	defer late.Stop()
+	for jobs := r.jobs; ; {
+		select {
+		case jobs <- j:
+			jobs = nil
+		case a := <-j.answer:
+			return a.process, a.err
+		case <-late.C:
+			if command.Late != nil {
+				command.Late()
+			}
+		}
+	}
 }
 
-// forkLoop serves Starts until stop is closed.
+// forkLoop serves Starts until stop is closed. One of the loops forks, and the
+// others wait in case it hangs: a child has copies of all our descriptors until
+// it has executed, among them the pipe by which another fork, begun a moment
+// before, learns of the success of its own. If it hung, so would that one.
 func (r *Reaper) forkLoop(stop <-chan struct{}) {
 	for {
 		select {
+		case r.slot <- struct{}{}:
+		case <-stop:
+			return
+		}
+		select {
 		case j := <-r.jobs:
+			back := sync.OnceFunc(func() { <-r.slot })
+			late := time.AfterFunc(hanging, back)
 			process, err := r.start(j.command)
+			late.Stop()
+			back()
 			j.answer <- answer{process, err}
 		case <-stop:
 			return
 		}
 	}
+}
+
+// hanging is how long a fork may take before another may begin in its place. It
+// has a processor (GOMAXPROCS) as long as it hangs, so that cannot go on for
+// ever; most files that cannot be read hang before, in stat(2).
+const hanging = 100 * time.Millisecond
+
+// Collect collects the garbage, unless a fork is under way: a collection has to
+// stop every processor for a moment, and one that is in a fork cannot be
+// stopped before the child has executed, which may be never. New forks wait
+// for the collection. It tells whether there was one.
+func (r *Reaper) Collect() bool {
+	if !r.calm.TryLock() {
+		return false
+	}
+	defer r.calm.Unlock()
+	runtime.GC()
+	return true
 }
 
 func (r *Reaper) start(command Command) (Process, error) {
@@ -80,7 +131,9 @@ func (r *Reaper) start(command Command) (Process, error) {
 	mine := r.forks
 	r.mu.Unlock()
 
+	r.calm.RLock()
 	pid, err := r.fork(command)
+	r.calm.RUnlock()
 
 	r.mu.Lock()
 	r.forking--

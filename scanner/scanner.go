@@ -90,6 +90,9 @@ type Found struct{}
 // the services that are not in it, and run on.
 type Replaced struct{ Kept []string }
 
+// Hung is told when a file system does not answer about an entry.
+type Hung struct{ Name string }
+
 // Watchless is told once when the kernel gives no watch and the scanner polls.
 type Watchless struct{ Err error }
 
@@ -102,6 +105,7 @@ func (Unreadable) fact() {}
 func (Found) fact()      {}
 func (Replaced) fact()   {}
 func (Watchless) fact()  {}
+func (Hung) fact()       {}
 func (Overrun) fact()    {}
 
 // Config says what to scan and whom to tell.
@@ -113,6 +117,9 @@ type Config struct {
 	// was wrong with theirs when it was last looked at. It is asked at each
 	// slow check; nil is allowed.
 	Restless func() []string
+	// Tick is called at each slow check, for whoever else looks at the world
+	// every five seconds; nil is allowed. It must not block.
+	Tick func()
 }
 
 // Scanner is the scanner actor. Run owns all of it but rescan.
@@ -124,13 +131,14 @@ type Scanner struct {
 	polls   bool // there is no watch: the bell rings each second
 	first   bool // nothing has been sent yet
 
-	dir      ID              // which directory was read last
-	dirStamp rundir.Stamp    // and in which state
-	read     time.Time       // and when
-	known    map[string]seen // entries by name
-	refused  map[string]bool // names already told of
-	lost     bool            // the directory could not be read last time
-	opened   bool            // its mode has changed: each entry is checked anew
+	dir      ID                       // which directory was read last
+	dirStamp rundir.Stamp             // and in which state
+	read     time.Time                // and when
+	known    map[string]seen          // entries by name
+	refused  map[string]bool          // names already told of
+	lost     bool                     // the directory could not be read last time
+	opened   bool                     // its mode has changed: each entry is checked anew
+	hung     map[string]chan struct{} // entries nobody has an answer about, closed when there is
 }
 
 // seen is what the scanner remembers of an entry.
@@ -155,6 +163,7 @@ func New(config Config) (*Scanner, error) {
 		rescan:  make(chan struct{}, 1),
 		known:   make(map[string]seen),
 		refused: make(map[string]bool),
+		hung:    make(map[string]chan struct{}),
 	}, nil
 }
 
@@ -209,6 +218,9 @@ func (s *Scanner) Run(ctx context.Context) error {
 			due = true
 		case <-slow.C:
 			slow.Reset(Slow)
+			if s.config.Tick != nil {
+				s.config.Tick()
+			}
 			due = due || s.stale()
 		}
 	}
@@ -241,8 +253,44 @@ func (s *Scanner) stale() bool {
 }
 
 // look reads one entry anew; old is what is known of it. The zero Entry
-// stands for one that is not there.
+// stands for one that is not there. A file system that does not answer is
+// waited for a while, and then by somebody else: the entry stays as it was
+// until it has answered, and nobody else is held up.
 func (s *Scanner) look(name string, old Entry) Entry {
+	select {
+	case <-s.hung[name]:
+		delete(s.hung, name)
+	default:
+		if s.hung[name] != nil {
+			return old
+		}
+	}
+	opened := s.opened
+	answer, done := make(chan Entry, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		answer <- s.lookNow(name, old, opened)
+	}()
+	late := time.NewTimer(answerTime)
+	defer late.Stop()
+	select {
+	case e := <-answer:
+		return e
+	case <-late.C:
+		s.hung[name] = done
+		s.config.Report(Hung{name})
+		go func() {
+			<-done
+			s.Rescan()
+		}()
+		return old
+	}
+}
+
+// answerTime is how long a file system may take to tell of a file.
+const answerTime = time.Second
+
+func (s *Scanner) lookNow(name string, old Entry, opened bool) Entry {
 	path := filepath.Join(s.config.Dir, name)
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err == unix.ENOENT {
@@ -258,7 +306,7 @@ func (s *Scanner) look(name string, old Entry) Entry {
 			e.Stamp.File = rundir.StampOf(&st)
 		}
 	}
-	if e.Stamp == old.Stamp && old.Bar == "" && !s.opened {
+	if e.Stamp == old.Stamp && old.Bar == "" && !opened {
 		return e // what could be run can still be run
 	}
 	if err := program.Check(path); err != nil {

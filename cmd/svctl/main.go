@@ -36,10 +36,11 @@ var program = cli.Program{Name: "svctl", Usage: `usage: svctl [-w SEC] [-qjt] VE
   signal SIG NAME...     send any other signal
   status, stat [NAME...] show how they are; no name: all
   wait STATE NAME...     wait until they are: up, down or ready
+  watch [NAME...]        show how they are, then every change; no name: all
 
-  -w SEC  wait this long at most (60; 0: do not wait)
+  -w SEC  wait this long at most (60; 0: do not wait); watch: this long
   -q      print nothing
-  -j      status: print JSON
+  -j      status: print JSON; watch: a line of JSON for each change
   -t      status: print who needs whom, as a tree
   -h, -V  print this help, the version
 
@@ -80,8 +81,8 @@ func run(args []string) int {
 		return program.Misused("no verb")
 	}
 	verb, names := set.Arg(0), set.Args()[1:]
-	if verb == "status" || verb == "stat" {
-		// People write the options that are for it behind it.
+	if verb == "status" || verb == "stat" || verb == "watch" {
+		// People write the options that are for them behind them.
 		late := flag.NewFlagSet(program.Name, flag.ContinueOnError)
 		late.BoolVar(&s.quiet, "q", s.quiet, "")
 		late.BoolVar(&s.json, "j", s.json, "")
@@ -98,10 +99,16 @@ func run(args []string) int {
 		return program.Misused("%v", err)
 	}
 	names = names[words:]
-	if len(names) == 0 && !plan.status {
+	if len(names) == 0 && !plan.status && !plan.watch {
 		return program.Misused("%s: no service named", verb)
 	}
 	valid := s.validated(names)
+	if plan.watch {
+		if len(valid) > 0 || len(names) == 0 {
+			s.watch(valid, given(set, "w"))
+		}
+		return s.code
+	}
 	err = s.open()
 	if err != nil {
 		s.fail("", err)
@@ -116,9 +123,16 @@ func run(args []string) int {
 	return s.code
 }
 
+// given tells whether an option was on the command line.
+func given(set *flag.FlagSet, option string) (yes bool) {
+	set.Visit(func(f *flag.Flag) { yes = yes || f.Name == option })
+	return yes
+}
+
 // plan is what a verb comes to.
 type plan struct {
 	status  bool
+	watch   bool
 	request control.Request
 	asks    bool         // there is a request
 	goal    control.Goal // nil: it is enough that the request was taken
@@ -157,6 +171,8 @@ func planOf(verb string, words []string) (p plan, used int, err error) {
 		p.asks, p.goal, used = false, goals[words[0]], 1
 	case "status", "stat":
 		p.asks, p.status = false, true
+	case "watch":
+		p.asks, p.watch = false, true
 	default:
 		return p, 0, fmt.Errorf("%q is not a verb", verb)
 	}

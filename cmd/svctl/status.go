@@ -251,24 +251,29 @@ type object struct {
 	Alive    *bool    `json:"alive,omitempty"` // only without a daemon
 }
 
+// object is the row for programs.
+func (r row) object() object {
+	v := r.view
+	o := object{
+		Name: r.name, Phase: v.Phase, Wanted: v.Wanted, Pid: r.pid,
+		Clock: v.Clock.Seconds(), Starts: v.Starts, Restarts: v.Restarts,
+		LastExit: v.LastExit, Cause: v.Cause, RetryIn: v.RetryIn.Seconds(),
+		Request: v.Requests, Refused: v.Refused, Ready: v.Ready, Waiting: v.Waiting,
+		Failures: v.Failures, Killed: v.Killed.Seconds(), Needs: v.Needs, Waited: v.Waited.Seconds(),
+	}
+	if !v.Since.IsZero() {
+		o.Since = v.Since.Format(time.RFC3339Nano)
+	}
+	if r.stale && v.Pid != 0 {
+		o.Alive = &r.alive
+	}
+	return o
+}
+
 func printJSON(rows []row) {
 	objects := make([]object, 0, len(rows))
 	for _, r := range rows {
-		v := r.view
-		o := object{
-			Name: r.name, Phase: v.Phase, Wanted: v.Wanted, Pid: r.pid,
-			Clock: v.Clock.Seconds(), Starts: v.Starts, Restarts: v.Restarts,
-			LastExit: v.LastExit, Cause: v.Cause, RetryIn: v.RetryIn.Seconds(),
-			Request: v.Requests, Refused: v.Refused, Ready: v.Ready, Waiting: v.Waiting,
-			Failures: v.Failures, Killed: v.Killed.Seconds(), Needs: v.Needs, Waited: v.Waited.Seconds(),
-		}
-		if !v.Since.IsZero() {
-			o.Since = v.Since.Format(time.RFC3339Nano)
-		}
-		if r.stale && v.Pid != 0 {
-			o.Alive = &r.alive
-		}
-		objects = append(objects, o)
+		objects = append(objects, r.object())
 	}
 	out := json.NewEncoder(os.Stdout)
 	out.SetIndent("", "  ")

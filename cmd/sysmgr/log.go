@@ -26,6 +26,8 @@ type journal struct {
 	mu      sync.Mutex // guards queue and dropped, between reporters and the writer
 	queue   []line
 	dropped int
+	lines   int           // all so far
+	busy    chan struct{} // receives now and then while much is reported
 	wake    chan struct{}
 	closing chan struct{}
 	once    sync.Once // for closing
@@ -41,6 +43,9 @@ type line struct {
 // maxQueue bounds the lines that wait for standard error.
 const maxQueue = 1 << 14
 
+// much is how many lines mean that something is going on.
+const much = 256
+
 // Facts of the daemon's own life.
 type (
 	begun struct {
@@ -49,6 +54,9 @@ type (
 	}
 	unrecorded struct{ err error }
 	unreplaced struct{ err error }
+	adrift     struct{ err error }
+	inherits   struct{}
+	rebuilt    struct{}
 	ended      struct{ code int }
 	heard      struct{ signal, effect string }
 	found      struct{ entries int }
@@ -73,6 +81,7 @@ func newJournal(debug, json bool) *journal {
 	j := &journal{
 		level:   level,
 		zap:     zap.New(zapcore.NewCore(encoder, os.Stderr, level)),
+		busy:    make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
@@ -103,7 +112,15 @@ func (j *journal) report(fact any) {
 	} else {
 		j.dropped++
 	}
+	j.lines++
+	much := j.lines%much == 0
 	j.mu.Unlock()
+	if much {
+		select {
+		case j.busy <- struct{}{}:
+		default:
+		}
+	}
 	select {
 	case j.wake <- struct{}{}:
 	default:
@@ -174,6 +191,12 @@ func (j *journal) print(l line) {
 		close(f.written)
 	case begun:
 		log(info, "sysmgr started", zap.String("sysdir", f.sysdir), zap.String("rundir", f.rundir), zap.Int("pid", os.Getpid()), zap.Int("services_taken_over", f.services))
+	case inherits:
+		log(warn, "lock held by a start that the last sysmgr left under way, waiting for it")
+	case adrift:
+		log(warn, "run directory lost, services are kept from memory", zap.Error(f.err))
+	case rebuilt:
+		log(info, "run directory made anew")
 	case unreplaced:
 		log(warn, "program not replaced, nothing has changed", zap.Error(f.err))
 	case unrecorded:
@@ -202,8 +225,12 @@ func (j *journal) print(l line) {
 			zap.String("request", f.Order.ID), zap.String("refused", f.Order.Refused), zap.Bool("folder_lost", f.Order.Lost))
 	case actor.Unpublished:
 		log(warn, "state not published", zap.String("service", f.Service), zap.Error(f.Err))
+	case actor.Published:
+		log(info, "states published again")
 	case actor.Misread:
 		log(warn, "file ignored: no sense in it", zap.String("service", f.Service), zap.String("file", f.File))
+	case actor.Hanging:
+		log(warn, "start of service hangs", zap.String("service", f.Service))
 	case actor.HeldUp:
 		log(warn, "shutdown waits for services", zap.Strings("services", f.Services))
 
@@ -217,6 +244,8 @@ func (j *journal) print(l line) {
 		log(info, "service directory is back")
 	case scanner.Replaced:
 		log(warn, "service directory is another one, services not in it run on", zap.Strings("services", f.Kept))
+	case scanner.Hung:
+		log(warn, "file system does not answer about entry", zap.String("service", f.Name))
 	case scanner.Watchless:
 		log(warn, "service directory is polled", zap.Error(f.Err))
 	case scanner.Overrun:

@@ -9,8 +9,8 @@ import (
 	"errors"
 	"flag"
 	"os"
-	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/oklog/run"
 	"golang.org/x/sys/unix"
@@ -85,8 +85,7 @@ func start(args []string) int {
 // serve is the daemon, from its claim on the run directory to its release.
 func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	path, pathErr := itself() // before anything can change where that is
-	// One processor more than can be stuck in a fork; see reaper.
-	runtime.GOMAXPROCS(max(4, runtime.NumCPU()+2))
+	prepare()
 	fail := func(err error) int {
 		log.close()
 		self.Errorf("%v", err)
@@ -96,6 +95,17 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	if err != nil {
 		return fail(err)
 	}
+	reap, err := reaper.New(func(f reaper.Fact) { log.report(f) })
+	if err != nil {
+		return fail(err)
+	}
+	look := make(chan struct{}, 1) // at the run directory
+	knock := func() {
+		select {
+		case look <- struct{}{}:
+		default:
+		}
+	}
 	var supervisor *actor.Supervisor
 	scan, err := scanner.New(scanner.Config{
 		Dir: s.sysdir,
@@ -104,6 +114,7 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 			supervisor.Found(translate(entries))
 		},
 		Restless: func() []string { return supervisor.Restless() },
+		Tick:     knock,
 		Report:   func(f scanner.Fact) { log.report(f) },
 	})
 	if errors.Is(err, os.ErrNotExist) {
@@ -116,7 +127,7 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	claim, err := dir.Inherit(os.Getenv(inherited))
 	replaced := err == nil
 	if !replaced {
-		claim, err = dir.Claim()
+		claim, err = claimSoon(dir, log)
 	}
 	os.Unsetenv(inherited)
 	if errors.Is(err, rundir.ErrRunning) {
@@ -136,10 +147,6 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	if err != nil {
 		log.report(unrecorded{err})
 	}
-	reap, err := reaper.New(func(f reaper.Fact) { log.report(f) })
-	if err != nil {
-		return fail(err)
-	}
 	if replaced {
 		children := make([]int, 0, len(past))
 		for _, record := range past {
@@ -153,6 +160,7 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 		Rundir:  dir,
 		Deliver: func(m control.Message) { supervisor.Deliver(m.Service, order(m)) },
 		Report:  func(f control.Fact) { log.report(f) },
+		Shaken:  knock,
 	})
 	over := make(chan syscall.WaitStatus, 1) // the essential service has ended
 	supervisor = actor.NewSupervisor(&actor.Config{
@@ -188,12 +196,33 @@ func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
 	reaping, finish := context.WithCancel(context.Background())
 	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan, replace); return nil }, func(error) { cancel() })
 	group.Add(func() error { return scan.Run(ctx) }, func(error) { cancel() })
+	keeper := keeper{claim: claim, collect: reap.Collect, publish: supervisor.Publish, renew: requests.Renew, log: log}
+	group.Add(func() error { return keeper.run(reaping, look) }, func(error) {})
 	group.Add(func() error { return requests.Run(reaping) }, func(error) {}) // svctl kill makes a shutdown quick
 	group.Add(func() error { defer finish(); supervisor.Run(); return nil }, func(error) { supervisor.Shutdown() })
 	group.Add(func() error { return reap.Run(reaping) }, func(error) {}) // it ends after the last service
 	group.Run()
 	return code
 }
+
+// claimSoon claims the run directory. The daemon before us may have been killed
+// in the middle of a start: as long as its child has not executed, that has its
+// locks. That is waited for, though not for ever.
+func claimSoon(dir *rundir.Dir, log *journal) (*rundir.Claim, error) {
+	claim, err := dir.Claim()
+	for waited := time.Duration(0); errors.Is(err, rundir.ErrRunning) && waited < 5*time.Second && dir.Orphaned(); {
+		if waited == 0 {
+			log.report(inherits{})
+		}
+		time.Sleep(claimAgain)
+		waited += claimAgain
+		claim, err = dir.Claim()
+	}
+	return claim, err
+}
+
+// claimAgain is how long to wait between two tries.
+const claimAgain = 20 * time.Millisecond
 
 // translate makes what the scanner sees into what the supervisor is told.
 func translate(entries []scanner.Entry) []actor.Entry {

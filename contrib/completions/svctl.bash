@@ -16,7 +16,7 @@ _sysmgr_names() {
 	# readline replaces only what stands behind the last of these.
 	before=${word%"${word##*[@:=]}"}
 	for path in "$dir"/*/; do
-		[[ -d $path ]] || continue
+		[[ -f $path/status ]] || continue
 		name=${path%/}
 		printf -v name %q "${name##*/}"
 		[[ $name == "$word"* ]] && COMPREPLY+=("${name#"$before"}")
@@ -55,7 +55,7 @@ _svctl() {
 	case $verb in
 	'')
 		[[ ${words[-1]} == -w ]] && return
-		mapfile -t COMPREPLY < <(compgen -W "start stop restart once kill reload signal status wait
+		mapfile -t COMPREPLY < <(compgen -W "start stop restart once kill reload signal status wait watch
 			up down stat -w -q -j -t -h -V" -- "$word")
 		;;
 	signal)

@@ -2,6 +2,7 @@
 # Put it into a directory of $fish_complete_path, with links to it under the
 # names of the other three.
 
+# The services in the run directory, each with its phase.
 function __sysmgr_names
     set -l dir $RUNDIR
     if test -z "$dir"
@@ -11,8 +12,11 @@ function __sysmgr_names
             set dir $XDG_RUNTIME_DIR/sysmgr
         end
     end
-    for path in $dir/*/
-        string replace -r '.*/([^/]*)/$' '$1' -- $path
+    for path in $dir/*/status
+        test -f $path; and read -l word phase <$path; or continue # its first line
+        set -l folder (string replace -r '/status$' '' -- $path)
+        test "$phase" = up; and test -f $folder/waiting; and set phase waiting
+        printf '%s\t%s\n' (string replace -r '.*/' '' -- $folder) $phase
     end
 end
 
@@ -54,7 +58,7 @@ end
 complete -c svctl -f
 complete -c svctl -n __svctl_wants_verb -s w -x -d 'Wait this many seconds at most'
 complete -c svctl -n __svctl_wants_verb -s q -d 'Print nothing'
-complete -c svctl -n __svctl_wants_verb -s j -d 'status: print JSON'
+complete -c svctl -n __svctl_wants_verb -s j -d 'status, watch: print JSON'
 complete -c svctl -n __svctl_wants_verb -s t -d 'status: print who needs whom'
 complete -c svctl -n __svctl_wants_verb -s h -d 'Print help'
 complete -c svctl -n __svctl_wants_verb -s V -d 'Print the version'
@@ -67,6 +71,7 @@ complete -c svctl -n __svctl_wants_verb -a reload -d 'Send HUP'
 complete -c svctl -n __svctl_wants_verb -a signal -d 'Send any other signal'
 complete -c svctl -n __svctl_wants_verb -a 'status stat' -d 'Show how services are'
 complete -c svctl -n __svctl_wants_verb -a wait -d 'Wait until up, down or ready'
+complete -c svctl -n __svctl_wants_verb -a watch -d 'Show every change as it happens'
 complete -c svctl -n '__svctl_behind signal' -a 'HUP INT QUIT ABRT KILL USR1 USR2 ALRM TERM CONT STOP TSTP WINCH'
 complete -c svctl -n '__svctl_behind wait' -a 'up down ready'
 complete -c svctl -n __svctl_wants_name -a '(__sysmgr_names)'

@@ -89,6 +89,8 @@ func TestScripts(t *testing.T) {
 			switch cond {
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "checkout": // not an unpacked archive
+				return exec.Command("git", "-C", "../..", "rev-parse", "HEAD").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},

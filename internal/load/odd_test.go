@@ -25,7 +25,8 @@ func odd(t *testing.T) *rig.Rig {
 	return rig.New(t, rig.Plain)
 }
 
-func up(v control.View) bool { return v.Phase == rundir.Up }
+func up(v control.View) bool   { return v.Phase == rundir.Up }
+func down(v control.View) bool { return v.Phase == rundir.Down }
 
 // nothing of a service is to be left.
 func nothing(t *testing.T, r *rig.Rig, name string) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +28,10 @@ var ErrNotRunning = errors.New("sysmgr is not running")
 // locked before it gets its name, so a client that probes it never delays
 // the next daemon.
 type Claim struct {
-	dir  *Dir
+	dir     *Dir
+	records *Records
+
+	mu   sync.Mutex // guards the two files: Keep replaces them
 	lock *os.File
 	pid  *os.File
 }
@@ -40,10 +44,19 @@ func (d *Dir) Claim() (*Claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	top := &Folder{fd: int(d.file.Fd()), path: d.path}
-	tmp, err := top.write(Pid, PidLine(os.Getpid()), 0o644)
+	pid, err := d.lockedPid()
 	if err != nil {
 		lock.Close()
+		return nil, err
+	}
+	return &Claim{dir: d, lock: lock, pid: pid}, nil
+}
+
+// lockedPid writes RUNDIR/pid anew and locks it, before it gets its name.
+func (d *Dir) lockedPid() (*os.File, error) {
+	top := d.top()
+	tmp, err := top.write(Pid, PidLine(os.Getpid()), 0o644)
+	if err != nil {
 		return nil, err
 	}
 	fd, err := unix.Openat(top.fd, tmp, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -54,10 +67,68 @@ func (d *Dir) Claim() (*Claim, error) {
 	}
 	if err != nil {
 		unix.Unlinkat(top.fd, tmp, 0)
-		lock.Close()
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 		return nil, top.err("lock", Pid, err)
 	}
-	return &Claim{dir: d, lock: lock, pid: os.NewFile(uintptr(fd), Pid)}, nil
+	return os.NewFile(uintptr(fd), Pid), nil
+}
+
+// top is the run directory itself as a folder.
+func (d *Dir) top() *Folder { return &Folder{fd: d.fd(), path: d.path} }
+
+// Keep looks whether the run directory and the daemon's own files in it are
+// still there, and makes them anew if somebody has taken them away. It tells
+// whether anything was missing: then what is published of services may be too.
+// ErrRunning: in the place of the directory there is another, and another
+// daemon serves it.
+func (c *Claim) Keep() (lost bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if lost, err = c.dir.renew(); err != nil {
+		return lost, err
+	}
+	own, err := c.dir.open(private)
+	if err != nil || !own.has("lock", c.lock) {
+		lost = true
+		lock, err := c.dir.lock()
+		if err != nil {
+			return lost, err
+		}
+		c.lock.Close()
+		c.lock = lock
+	}
+	if err == nil {
+		own.Close()
+	}
+	if own, err = c.dir.open(private); err != nil {
+		return lost, err
+	}
+	defer own.Close()
+	if c.records != nil && !own.has(recordsFile, c.records.current()) {
+		lost = true
+		if err := c.records.renew(own); err != nil {
+			return lost, err
+		}
+	}
+	if !c.dir.top().has(Pid, c.pid) {
+		lost = true
+		pid, err := c.dir.lockedPid()
+		if err != nil {
+			return lost, err
+		}
+		c.pid.Close()
+		c.pid = pid
+	}
+	return lost, nil
+}
+
+// has tells whether an open file is the one of this name.
+func (f *Folder) has(name string, file *os.File) bool {
+	var held, named unix.Stat_t
+	return unix.Fstat(int(file.Fd()), &held) == nil && unix.Fstatat(f.fd, name, &named, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		held.Ino == named.Ino && held.Dev == named.Dev && held.Nlink > 0
 }
 
 // lock takes the lock that decides. A daemon that ends removes its folder, and
@@ -78,7 +149,7 @@ func (d *Dir) lock() (*os.File, error) {
 			return nil, err
 		}
 		var st unix.Stat_t
-		if err := unix.Fstat(int(d.file.Fd()), &st); err != nil || st.Nlink == 0 {
+		if err := unix.Fstat(d.fd(), &st); err != nil || st.Nlink == 0 {
 			return nil, ErrRunning
 		}
 	}
@@ -86,15 +157,28 @@ func (d *Dir) lock() (*os.File, error) {
 
 // PassOn prepares the claim for a program that is about to be executed in our
 // place (execve(2)): its locks stay locked. word is for that one's Inherit. undo
-// is for when nothing came of it.
+// is for when nothing came of it; until then nothing else is done to the claim.
 func (c *Claim) PassOn() (word string, undo func()) {
+	c.mu.Lock()
 	lock, pid := c.lock.Fd(), c.pid.Fd()
 	unix.FcntlInt(lock, unix.F_SETFD, 0)
 	unix.FcntlInt(pid, unix.F_SETFD, 0)
 	return fmt.Sprintf("%d,%d", lock, pid), func() {
 		unix.CloseOnExec(int(lock))
 		unix.CloseOnExec(int(pid))
+		c.mu.Unlock()
 	}
+}
+
+// Orphaned tells whether the process that RUNDIR/pid names is gone although the
+// run directory is locked: then a child that it was just starting has the lock.
+func (d *Dir) Orphaned() bool {
+	data, err := d.top().Read(Pid)
+	if err != nil {
+		return false
+	}
+	pid, err := ParsePid(data)
+	return err == nil && unix.Kill(pid, 0) == unix.ESRCH
 }
 
 // Inherit is the other end of PassOn. ErrNotRunning: there is nothing to
@@ -109,7 +193,7 @@ func (d *Dir) Inherit(word string) (*Claim, error) {
 		return nil, ErrNotRunning
 	}
 	defer own.Close()
-	top := &Folder{fd: int(d.file.Fd()), path: d.path}
+	top := d.top()
 	if !own.locked("lock", lock) || !top.locked(Pid, pid) {
 		return nil, ErrNotRunning
 	}
@@ -132,13 +216,15 @@ func (f *Folder) locked(name string, fd int) bool {
 // Release ends the claim in good order: every folder is swept, the daemon's
 // own files go, and RUNDIR itself if nothing else is left in it.
 func (c *Claim) Release() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var first error
 	names, err := c.dir.Names()
 	first = errors.Join(first, err)
 	for _, name := range names {
 		first = errors.Join(first, c.dir.Sweep(name, false))
 	}
-	top := &Folder{fd: int(c.dir.file.Fd()), path: c.dir.path}
+	top := c.dir.top()
 	first = errors.Join(first, top.Remove(Pid), top.Remove(top.unfinished()...))
 	if own, err := c.dir.open(private); err == nil {
 		first = errors.Join(first, own.Remove(recordsFile, "lock"))
@@ -148,8 +234,11 @@ func (c *Claim) Release() error {
 			first = errors.Join(first, err)
 		}
 	}
-	// RUNDIR may be a mount point or hold files of others: then it stays.
-	os.Remove(c.dir.path)
+	// RUNDIR may be a mount point or hold files of others: then it stays. So
+	// does another one that somebody has put there.
+	if another, err := c.dir.replaced(); err == nil && !another {
+		os.Remove(c.dir.path)
+	}
 	// Unlocked, and not only closed: a child that hangs in execve(2) has them
 	// too.
 	unix.Flock(int(c.pid.Fd()), unix.LOCK_UN)
@@ -165,7 +254,7 @@ type Witness struct{ pid *os.File }
 // Daemon returns a witness of the daemon that serves this run directory, or
 // ErrNotRunning. It is decided by the lock, never by the number in the file.
 func (d *Dir) Daemon() (*Witness, error) {
-	fd, err := unix.Openat(int(d.file.Fd()), Pid, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(d.fd(), Pid, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		return nil, ErrNotRunning
 	}

@@ -60,14 +60,16 @@ type Dir struct {
 }
 
 // Create opens the run directory at path, making it and its parents first
-// where they are missing. The daemon and runsyssv call it at their start.
-// Errors are of the type *fs.PathError and name the path.
+// where they are missing. The daemon and runsyssv call it at their start. One
+// that others could have tampered with is ErrUntrusted. Errors name the path.
 func Create(path string) (*Dir, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
+	made := false
 	switch err := os.Mkdir(path, 0o755); {
 	case err == nil:
+		made = true
 		// The umask took its part of the mode; state is for all to read.
 		if err := os.Chmod(path, 0o755); err != nil {
 			return nil, err
@@ -75,7 +77,55 @@ func Create(path string) (*Dir, error) {
 	case !errors.Is(err, fs.ErrExist):
 		return nil, err
 	}
-	return Open(path)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if info, statErr := os.Lstat(path); statErr == nil && info.Mode()&fs.ModeSymlink != 0 {
+			return nil, fmt.Errorf("%s: %w: it is a symbolic link; name the directory itself", path, ErrUntrusted)
+		}
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	d := &Dir{file: os.NewFile(uintptr(fd), path), path: path}
+	if err := d.trusted(); err != nil {
+		d.Close()
+		if made {
+			os.Remove(path)
+		}
+		return nil, err
+	}
+	return d, nil
+}
+
+// fd is the descriptor of the directory. Its number stays the same when the
+// directory is renewed.
+func (d *Dir) fd() int { return int(d.file.Fd()) }
+
+// replaced tells whether the path leads to another directory than before, or to
+// none.
+func (d *Dir) replaced() (bool, error) {
+	var now, before unix.Stat_t
+	if err := unix.Fstat(d.fd(), &before); err != nil {
+		return false, &fs.PathError{Op: "stat", Path: d.path, Err: err}
+	}
+	same := unix.Lstat(d.path, &now) == nil && now.Ino == before.Ino && now.Dev == before.Dev && before.Nlink > 0
+	return !same, nil
+}
+
+// renew opens the directory anew, as Create does, if its path leads to another
+// one than before. It tells whether that was so.
+func (d *Dir) renew() (another bool, err error) {
+	if another, err = d.replaced(); !another || err != nil {
+		return false, err
+	}
+	next, err := Create(d.path)
+	if err != nil {
+		return true, err
+	}
+	defer next.Close()
+	// In the place of the old one, which others are just using.
+	if err := replaceDescriptor(next.fd(), d.fd()); err != nil {
+		return true, &fs.PathError{Op: "dup", Path: d.path, Err: err}
+	}
+	return true, nil
 }
 
 // Open opens an existing run directory, as the tools do.
@@ -129,7 +179,7 @@ func (d *Dir) Folder(name string) (*Folder, error) {
 
 func (d *Dir) open(name string) (*Folder, error) {
 	path := filepath.Join(d.path, name)
-	fd, err := unix.Openat(int(d.file.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(d.fd(), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -147,7 +197,7 @@ func (d *Dir) MakeFolder(name string) (*Folder, error) {
 }
 
 func (d *Dir) make(name string, mode uint32) (*Folder, error) {
-	err := unix.Mkdirat(int(d.file.Fd()), name, mode)
+	err := unix.Mkdirat(d.fd(), name, mode)
 	if err != nil && err != unix.EEXIST {
 		return nil, &fs.PathError{Op: "mkdir", Path: filepath.Join(d.path, name), Err: err}
 	}
@@ -163,7 +213,7 @@ func (d *Dir) make(name string, mode uint32) (*Folder, error) {
 
 // RemoveFolder removes RUNDIR/<name> if it is empty.
 func (d *Dir) RemoveFolder(name string) error {
-	err := unix.Unlinkat(int(d.file.Fd()), name, unix.AT_REMOVEDIR)
+	err := unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR)
 	if err != nil && err != unix.ENOENT {
 		return &fs.PathError{Op: "rmdir", Path: filepath.Join(d.path, name), Err: err}
 	}
@@ -222,6 +272,17 @@ func (f *Folder) Write(name string, data []byte) error {
 		return f.err("rename", name, err)
 	}
 	return nil
+}
+
+// Replace is Write for what has to be true or not there at all: where the file
+// system is full, the old content makes room for the new.
+func (f *Folder) Replace(name string, data []byte) error {
+	err := f.Write(name, data)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		f.Remove(name)
+		err = f.Write(name, data)
+	}
+	return err
 }
 
 // WriteNew is Write for a name that is still free. If it is taken, nothing

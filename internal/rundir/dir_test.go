@@ -500,7 +500,7 @@ func readHoldWithFullTable(path string) {
 	for err = nil; err == nil; {
 		_, err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	}
-	hold, _ := f.ReadHold()
+	hold, _, _ := f.ReadHold()
 	fmt.Println(hold)
 }
 

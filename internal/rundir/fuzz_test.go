@@ -18,7 +18,7 @@ func FuzzReadHold(f *testing.F) {
 	folder := newFolder(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		put(t, filepath.Join(folder.Path(), Lock), string(data))
-		hold, stamp := folder.ReadHold()
+		hold, stamp, _ := folder.ReadHold()
 		if hold == NoHold || stamp == (Stamp{}) {
 			t.Errorf("%q: got %v, %v, want a hold", data, hold, stamp)
 		}
@@ -33,7 +33,7 @@ func FuzzReadHold(f *testing.F) {
 			return
 		}
 		put(t, filepath.Join(folder.Path(), Lock), string(hold.Line()))
-		if again, _ := folder.ReadHold(); again != hold {
+		if again, _, _ := folder.ReadHold(); again != hold {
 			t.Errorf("%q: got %v, and from its own line %v", data, hold, again)
 		}
 	})

@@ -34,33 +34,31 @@ func (h Hold) Line() []byte {
 
 // ReadHold reads the lock file, and tells which version of it that was.
 // Something under that name that cannot be read as a file is a lock too:
-// HoldDown. Nothing under it is none, also when there is no descriptor left to
-// find out with.
-func (f *Folder) ReadHold() (Hold, Stamp) {
+// HoldDown. An error says that nobody can tell: for want of a descriptor or of
+// memory.
+func (f *Folder) ReadHold() (Hold, Stamp, error) {
 	data, stamp, err := f.read(Lock)
-	if errors.Is(err, fs.ErrNotExist) {
-		return NoHold, Stamp{}
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist):
+		return NoHold, Stamp{}, nil
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
+		return NoHold, Stamp{}, err
+	default:
 		if stamp == (Stamp{}) {
 			stamp = f.Stamp(Lock)
 		}
-		if stamp == (Stamp{}) {
-			// Nothing is there: openat(2) is short of descriptors (EMFILE)
-			// before it looks.
-			return NoHold, stamp
-		}
-		return HoldDown, stamp
+		return HoldDown, stamp, nil
 	}
 	switch word := strings.TrimSpace(string(data)); word {
 	case "":
-		return HoldOpen, stamp
+		return HoldOpen, stamp, nil
 	case "KILL", "SIGKILL", "9":
-		return HoldKill, stamp
+		return HoldKill, stamp, nil
 	case "once", "0":
-		return HoldOnce, stamp
+		return HoldOnce, stamp, nil
 	}
-	return HoldDown, stamp
+	return HoldDown, stamp, nil
 }
 
 // ParseSignal reads a signal as people write it: TERM, SIGTERM, term or 15.

@@ -67,6 +67,8 @@ const recordsTitle = "sysmgr-records/1 "
 // and survives the end of the process that made it, however it ends. Its
 // methods may be called from any goroutine.
 type Records struct {
+	title string
+
 	mu   sync.Mutex // guards what follows: many actors write
 	file *os.File
 	free []int
@@ -88,17 +90,21 @@ func (c *Claim) Records() (*Records, []Record, error) {
 		return nil, nil, err
 	}
 	defer own.Close()
-	r := &Records{end: 1}
 	title := recordsTitle + era
+	r := &Records{title: title, end: 1}
+	c.records = r
 	file, err := own.openRecords()
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrIrregular), errors.Is(err, unix.ELOOP):
+		// None, or something in its place that no daemon has put there.
 	case err != nil:
+		c.records = nil
 		return nil, nil, err
 	default:
 		data, err := readAll(file)
 		if err != nil {
 			file.Close()
+			c.records = nil
 			return nil, nil, err
 		}
 		if len(data) >= recordSize && strings.TrimRight(string(data[:recordSize]), " \n") == title {
@@ -107,11 +113,32 @@ func (c *Claim) Records() (*Records, []Record, error) {
 		}
 		file.Close() // of another boot
 	}
-	r.file, err = own.newRecords(title)
-	if err != nil {
+	if r.file, err = own.newRecords(title); err != nil {
+		c.records = nil
 		return nil, nil, err
 	}
 	return r, nil, nil
+}
+
+// current is the open file.
+func (r *Records) current() *os.File {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.file
+}
+
+// renew begins a new file, when the old one is gone. Every service has to
+// write its record again; each keeps its slot.
+func (r *Records) renew(own *Folder) error {
+	file, err := own.newRecords(r.title)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.file.Close()
+	r.file = file
+	return nil
 }
 
 // newRecords puts an empty file of records in the place of what is there.

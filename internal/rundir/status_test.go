@@ -194,7 +194,7 @@ func FuzzParsePid(f *testing.F) {
 
 func TestWordsOfALock(t *testing.T) {
 	f := newFolder(t)
-	if hold, stamp := f.ReadHold(); hold != NoHold || stamp != (Stamp{}) {
+	if hold, stamp, _ := f.ReadHold(); hold != NoHold || stamp != (Stamp{}) {
 		t.Errorf("without a lock: got %v, %v, want none", hold, stamp)
 	}
 	for word, want := range map[string]Hold{
@@ -205,14 +205,14 @@ func TestWordsOfALock(t *testing.T) {
 		"once": HoldOnce, "once\n": HoldOnce, "0": HoldOnce, " 0\n": HoldOnce,
 	} {
 		put(t, f.Path()+"/lock", word)
-		hold, stamp := f.ReadHold()
+		hold, stamp, _ := f.ReadHold()
 		if hold != want || stamp == (Stamp{}) || stamp != f.Stamp(Lock) {
 			t.Errorf("lock %q: got %v, %v, want %v and the file's stamp", word, hold, stamp, want)
 		}
 	}
 	for _, hold := range []Hold{HoldDown, HoldKill, HoldOnce} {
 		put(t, f.Path()+"/lock", string(hold.Line()))
-		if got, _ := f.ReadHold(); got != hold {
+		if got, _, _ := f.ReadHold(); got != hold {
 			t.Errorf("Line of %v is read as %v", hold, got)
 		}
 	}
@@ -227,7 +227,7 @@ func TestOddLockHoldsDown(t *testing.T) {
 				t.Fatal(err)
 			}
 			within(t, soon, "ReadHold", func() {
-				if hold, stamp := f.ReadHold(); hold != HoldDown || stamp == (Stamp{}) {
+				if hold, stamp, _ := f.ReadHold(); hold != HoldDown || stamp == (Stamp{}) {
 					t.Errorf("got %v, %v, want HoldDown and a stamp", hold, stamp)
 				}
 			})

@@ -505,7 +505,7 @@ func (c *chaos) consistent(name string) string {
 	if err != nil {
 		return err.Error()
 	}
-	hold, _ := f.ReadHold()
+	hold, _, _ := f.ReadHold()
 	f.Close()
 	want := "start"
 	switch hold {

@@ -106,6 +106,7 @@ func try(t *testing.T, fault, what string, do func(t *testing.T)) {
 	t.Run(what, func(t *testing.T) {
 		// The first clean-up that is asked for is the last that is done.
 		t.Cleanup(func() {
+			faults.Delete(t)
 			tally.Lock()
 			defer tally.Unlock()
 			if t.Skipped() {
@@ -117,7 +118,6 @@ func try(t *testing.T, fault, what string, do func(t *testing.T)) {
 			}
 		})
 		faults.Store(t, fault)
-		defer faults.Delete(t)
 		do(t)
 	})
 }

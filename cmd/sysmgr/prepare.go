@@ -1,0 +1,55 @@
+package main
+
+import (
+	"runtime"
+	"runtime/debug"
+	"sync"
+
+	"syscall"
+	"time"
+)
+
+// prepare sets up the runtime for a program that forks, and that lives when
+// its machine is short of everything.
+func prepare() {
+	// A fork keeps one of these until the child has executed, and so does one
+	// that hangs for ever; see reaper.
+	runtime.GOMAXPROCS(max(processors, runtime.NumCPU()+2))
+	// The garbage is collected when no fork is under way: see keeper. Should
+	// one hang for so long that the memory grows to this, it is time for a
+	// collection all the same.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(256 << 20)
+	makeThreads()
+}
+
+// processors bounds how many forks can hang before all starts are held up.
+const processors = 16
+
+// spareThreads is how many threads there are from the beginning. The runtime
+// makes threads when it needs them, and when it cannot (RLIMIT_NPROC, a
+// cgroup's pids.max) it ends the program: it must not need more.
+const spareThreads = 12
+
+// makeThreads makes them: each blocks in the kernel for as long as the others
+// are made, and is kept by the runtime afterwards.
+func makeThreads() {
+	var pipe [2]int
+	if syscall.Pipe(pipe[:]) != nil {
+		return
+	}
+	var ready, done sync.WaitGroup
+	for range spareThreads {
+		ready.Add(1)
+		done.Go(func() {
+			ready.Done()
+			var b [1]byte
+			syscall.Read(pipe[0], b[:])
+		})
+	}
+	ready.Wait()
+	time.Sleep(time.Millisecond) // until they are in the kernel
+	syscall.Close(pipe[1])
+	done.Wait()
+	syscall.Close(pipe[0])
+}
