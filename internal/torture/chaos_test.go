@@ -304,14 +304,17 @@ func (c *chaos) tamper(d *rand.Rand) {
 		os.RemoveAll(path)
 		what, err = "directory", errors.Join(os.Mkdir(path, 0o755), os.WriteFile(filepath.Join(path, "x"), nil, 0o644))
 	case 5:
+		os.RemoveAll(path) // not through a link that somebody has planted
 		what, err = "40 kB", os.WriteFile(path, make([]byte, 40<<10), 0o644)
 	case 6:
+		os.RemoveAll(path)
 		what, err = "the number of a canary", os.WriteFile(path, fmt.Appendln(nil, c.canaries[0].Process.Pid), 0o644)
 	case 7:
 		word := []string{"0", "-1", "1", "99999999999", "", "x y", "\x00\x00", strconv.Itoa(os.Getpid())}[d.IntN(8)]
 		if file == rundir.StopTimeout && word == "0" {
 			word = "x" // for ever is too long for us
 		}
+		os.RemoveAll(path)
 		what, err = fmt.Sprintf("%q", word), os.WriteFile(path, []byte(word), 0o644)
 	case 8:
 		what, err = "chmod 777", os.Chmod(folder, 0o777)
@@ -379,6 +382,10 @@ func (c *chaos) spawn() {
 		c.refused++
 		c.did("daemon %d did not start: %v", pid, c.State())
 		c.daemon.Store(0)
+		// It may refuse for want of room; then nobody else may be left to make some.
+		if time.Since(begin) > 2*time.Second {
+			os.RemoveAll(filepath.Join(filepath.Dir(c.Rundir), "fill"))
+		}
 		if time.Since(begin) > convergence {
 			c.t.Errorf("no daemon starts any more: %v", c.State())
 			return
