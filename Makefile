@@ -5,6 +5,7 @@
 #   make test            run all tests
 #   make check           everything that has to hold before a commit
 #   make test-daemons    run real daemons under it: dbus, redis, postgres, nginx
+#   make torture         try to break it, for a long time; SHORT=1 for a minute
 #   make bench           measure, as ratios to a bare fork
 #   make test-vm         boot a kernel in QEMU, with sysmgr under its init
 #   make test-services   run the scripts of contrib/services, as root
@@ -15,6 +16,8 @@
 #   make install         install programs, manuals and completions
 #
 # Everything below can be set on the command line, as in: make PREFIX=/usr
+# For make torture: SEED=N repeats one as far as that is possible, MINUTES=N is
+# how long chaos lasts, FAULT=PATTERN picks tests by their names.
 
 PREFIX   = /usr/local
 BINDIR   = $(PREFIX)/bin
@@ -101,10 +104,37 @@ bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/bench
 	$(GO) test -count=1 -v -run DaemonAtRest ./internal/load
 
+<<<<<<< HEAD
+# Kills the daemon at each of its system calls, lets them fail, attacks it, and
+# brings chaos over it; best as root. It ends with a table of faults, tries and
+# violations of the laws, and fails if there is a violation.
+SHORT   =
+SEED    =
+MINUTES =
+FAULT   = .
+FUZZTIME = $(if $(SHORT),1s,30s)
+FUZZ = ./internal/rundir:FuzzParseStatus ./internal/rundir:FuzzParsePid ./internal/rundir:FuzzReadHold \
+	./internal/rundir:FuzzReadManner ./internal/rundir:FuzzParseSignal ./internal/rundir:FuzzParseSeconds \
+	./internal/rundir:FuzzCheckName ./internal/rundir:FuzzParseRecord ./control:FuzzParseRequest ./control:FuzzLook \
+	./internal/watch:FuzzDecode ./internal/program:FuzzInterpreter ./actor:FuzzStepKeepsItsLaws
+
+torture: fuzz
+	cd internal/torture && TORTURE=$(if $(SHORT),short,long) TORTURE_SEED='$(SEED)' TORTURE_MINUTES='$(MINUTES)' \
+		$(GO) test -count=1 -timeout 0 -run '$(FAULT)'
+
+# Feeds nonsense to every parser.
+fuzz:
+	@for f in $(FUZZ); do \
+		out=$$($(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) "$${f%%:*}" 2>&1) || \
+			{ printf '%s\n' "$$out" >&2; exit 1; }; \
+		printf '%s: ' "$$f"; printf '%s\n' "$$out" | sed -n '/elapsed/{s/^fuzz: //;h;};$${x;p;}'; \
+	done
+=======
 # The picture of the README, anew.
 screen: all
 	contrib/screen/record '$(BIN)' >'$(BIN)/session.svg'
 	mv '$(BIN)/session.svg' contrib/screen/session.svg
+>>>>>>> main
 
 install: all
 	mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(SYSDIR)'
@@ -140,4 +170,8 @@ deb:
 clean:
 	rm -rf '$(BIN)' dist
 
+<<<<<<< HEAD
+.PHONY: always all run test test-daemons check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist clean
+=======
 .PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist deb screen clean
+>>>>>>> main

@@ -348,7 +348,7 @@ func Running(once bool) Goal {
 			return false, 0, nil // its file is still being written
 		case v.Phase == rundir.Backoff:
 			return false, 0, refused("did not stay up: %s; next try within %s", v.Cause, v.RetryIn.Round(time.Second))
-		case v.Phase == rundir.Down && once && v.Starts > 0:
+		case v.Phase == rundir.Down && v.Wanted == rundir.Down && once && v.Starts > 0:
 			if v.LastExit != "exit 0" {
 				return false, 0, refused("ended: %s", v.LastExit)
 			}

@@ -518,6 +518,7 @@ func TestGoals(t *testing.T) {
 	stopping := rundir.Status{Phase: rundir.Stopping, Wanted: "down"}
 	restarting := rundir.Status{Phase: rundir.Stopping, Wanted: "up"}
 	starting := rundir.Status{Phase: rundir.Down, Wanted: "up"}
+	onceMore := rundir.Status{Phase: rundir.Down, Wanted: "once", Starts: 1, LastExit: "exit 0"}
 	backoff := rundir.Status{Phase: rundir.Backoff, Wanted: "up", RetryIn: 4 * time.Second, Cause: "exit 1 after 0s"}
 	busy := rundir.Status{Phase: rundir.Backoff, Wanted: "up", RetryIn: 80 * time.Millisecond}
 	blocked := rundir.Status{Phase: rundir.Blocked, Wanted: "up", Cause: "not executable"}
@@ -539,6 +540,7 @@ func TestGoals(t *testing.T) {
 		{"stopping", View{Status: stopping}, map[string]string{"running": wait, "stopped": wait, "up": wait, "down": wait}},
 		{"restarting", View{Status: restarting}, map[string]string{"running": wait, "stopped": "started again", "down": wait}},
 		{"starting", View{Status: starting}, map[string]string{"running": wait, "up": wait, "down": yes}},
+		{"starting once more", View{Status: onceMore}, map[string]string{"once": wait, "up": wait}},
 		{"down", View{Status: down}, map[string]string{"running": "stopped again", "once": yes, "stopped": yes, "up": wait, "down": yes}},
 		{"down, failed", View{Status: failed}, map[string]string{"running": "stopped again", "once": "ended: exit 1", "stopped": yes, "down": yes}},
 		{"backoff", View{Status: backoff}, map[string]string{"running": "did not stay up: exit 1 after 0s; next try within 4s", "up": wait, "down": wait, "stopped": "started again"}},

@@ -30,6 +30,7 @@ type journal struct {
 	busy    chan struct{} // receives now and then while much is reported
 	wake    chan struct{}
 	closing chan struct{}
+	once    sync.Once // for closing
 	done    chan struct{}
 }
 
@@ -136,9 +137,10 @@ func (j *journal) flush() {
 	}
 }
 
-// close writes what is left, but waits for it no longer than a second.
+// close writes what is left, but waits for it no longer than a second. To close
+// it again does nothing.
 func (j *journal) close() {
-	close(j.closing)
+	j.once.Do(func() { close(j.closing) })
 	select {
 	case <-j.done:
 	case <-time.After(time.Second):

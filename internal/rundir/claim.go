@@ -225,7 +225,7 @@ func (c *Claim) Release() error {
 		first = errors.Join(first, c.dir.Sweep(name, false))
 	}
 	top := c.dir.top()
-	first = errors.Join(first, top.Remove(Pid))
+	first = errors.Join(first, top.Remove(Pid), top.Remove(top.unfinished()...))
 	if own, err := c.dir.open(private); err == nil {
 		first = errors.Join(first, own.Remove(recordsFile, "lock"))
 		own.Close()

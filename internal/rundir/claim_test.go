@@ -273,3 +273,15 @@ func TestDaemonsThatComeAndGoAreNeverTwo(t *testing.T) {
 		t.Error("nobody ever got a claim")
 	}
 }
+
+// A daemon that is killed while it writes RUNDIR/pid leaves an unfinished file.
+func TestUnfinishedFilesOfADaemonThatWasKilledGoWithTheNext(t *testing.T) {
+	dir := newDir(t)
+	put(t, filepath.Join(dir.Path(), fresh+"412.1"), "41")
+	if err := claim(t, dir).Release(); err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(dir.Path()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("run directory: got %v, %v, want none", entries, err)
+	}
+}

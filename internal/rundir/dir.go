@@ -534,7 +534,7 @@ func (d *Dir) Clear(name string, keepLock bool) error {
 	return first
 }
 
-// unfinished lists the files that a client began and never finished.
+// unfinished lists the files that somebody began and did not live to finish.
 func (f *Folder) unfinished() []string {
 	entries, _ := os.ReadDir(f.path)
 	var names []string

@@ -85,7 +85,7 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 }
 
 // newDir makes a run directory in a place of its own.
-func newDir(t *testing.T) *Dir {
+func newDir(t testing.TB) *Dir {
 	t.Helper()
 	dir, err := Create(t.TempDir() + "/run")
 	if err != nil {
@@ -96,7 +96,7 @@ func newDir(t *testing.T) *Dir {
 }
 
 // newFolder makes the folder of a service.
-func newFolder(t *testing.T) *Folder {
+func newFolder(t testing.TB) *Folder {
 	t.Helper()
 	f, err := newDir(t).MakeFolder("web")
 	if err != nil {

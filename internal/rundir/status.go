@@ -92,10 +92,11 @@ func seconds(d time.Duration) string {
 // stay below MaxFile. The longest that are worth it are KeptRequests ids.
 const maxValue = 2000
 
-// plain keeps a value on its line: control characters are escaped, and what
-// is too long, as the target of a link may be, ends in an ellipsis.
+// plain keeps a value on its line: control characters and what is no UTF-8
+// are escaped, and what is too long, as the target of a link may be, ends in
+// an ellipsis.
 func plain(value string) string {
-	if strings.ContainsFunc(value, unicode.IsControl) {
+	if strings.ContainsFunc(value, unicode.IsControl) || !utf8.ValidString(value) {
 		quoted := strconv.Quote(value)
 		value = quoted[1 : len(quoted)-1]
 	}
@@ -111,11 +112,13 @@ func plain(value string) string {
 
 // ParseStatus reads a status file. Lines it does not understand are passed
 // over, so that an older tool can read a newer daemon's file; without a phase
-// it is an error.
+// it is an error. The file may have been written by the service, to be shown
+// on an administrator's terminal: control characters are escaped here too.
 func ParseStatus(data []byte) (Status, error) {
 	s := Status{Calls: -1}
 	for line := range strings.Lines(string(data)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		value = plain(value)
 		switch key {
 		case "phase":
 			s.Phase = value

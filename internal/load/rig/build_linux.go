@@ -26,8 +26,9 @@ var built struct {
 	done       map[Build]error
 }
 
-// Program is the path of sysmgr, svctl, or the victim, which exists as Plain
-// only. They are built together, when the first of them is asked for.
+// Program is the path of one of the four programs, or of the victim and the tracer, which
+// exist as Plain only. They are built together, when the first of them is
+// asked for.
 func Program(t testing.TB, b Build, name string) string {
 	t.Helper()
 	built.Lock()
@@ -59,13 +60,13 @@ func build(b Build) error {
 		built.dir = dir
 	}
 	out := filepath.Join(built.dir, string(b)) + "/"
-	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", out, "sysmgr/cmd/sysmgr", "sysmgr/cmd/svctl"}
+	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", out, "sysmgr/cmd/sysmgr", "sysmgr/cmd/svctl", "sysmgr/cmd/sysmgr-depends", "sysmgr/cmd/runsyssv"}
 	cgo := "CGO_ENABLED=0"
 	if b == Race {
 		args = slices.Insert(args, 1, "-race")
 		cgo = "CGO_ENABLED=1"
 	} else {
-		args = append(args, "sysmgr/internal/load/victim")
+		args = append(args, "sysmgr/internal/load/victim", "sysmgr/internal/torture/tracer")
 	}
 	cmd := exec.Command("go", args...)
 	cmd.Env = append(os.Environ(), cgo)

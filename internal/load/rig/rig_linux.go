@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -153,12 +154,20 @@ func (r *Rig) StartWith(env []string, args ...string) {
 // Launch starts the daemon and waits for nothing.
 func (r *Rig) Launch(env []string, args ...string) {
 	r.t.Helper()
+	r.LaunchUnder(nil, env, args...)
+}
+
+// LaunchUnder starts a program with its arguments, which is to start the
+// daemon: the words of its command line follow. Daemon is then that program.
+func (r *Rig) LaunchUnder(wrapper, env []string, args ...string) {
+	r.t.Helper()
 	log, err := os.OpenFile(r.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(Program(r.t, r.build, "sysmgr"), args...)
+	words := slices.Concat(wrapper, []string{Program(r.t, r.build, "sysmgr")}, args)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Env = r.Environment(env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -172,6 +181,15 @@ func (r *Rig) Launch(env []string, args ...string) {
 		r.state = cmd.ProcessState // read after ended only
 		close(ended)
 	}(r.ended)
+}
+
+// Ended is closed when the daemon has ended.
+func (r *Rig) Ended() <-chan struct{} { return r.ended }
+
+// State is how the daemon has ended, once it has.
+func (r *Rig) State() *os.ProcessState {
+	<-r.ended
+	return r.state
 }
 
 // Begun is when the daemon was started.
@@ -262,6 +280,12 @@ func (r *Rig) Sleeper() string {
 // Svctl runs the real svctl and returns its standard output and exit status. It
 // may be called from any goroutine.
 func (r *Rig) Svctl(args ...string) (out string, code int) {
+	out, _, code = r.Ask(args...)
+	return out, code
+}
+
+// Ask is Svctl, and what it wrote to its standard error.
+func (r *Rig) Ask(args ...string) (out, complaint string, code int) {
 	cmd := exec.Command(Program(r.t, r.build, "svctl"), args...)
 	// The race detector would have each svctl sleep for a second at its end.
 	cmd.Env = r.Environment("GORACE=atexit_sleep_ms=0")
@@ -271,12 +295,12 @@ func (r *Rig) Svctl(args ...string) (out string, code int) {
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		r.t.Errorf("svctl %.100q: %v", args, err)
-		return "", -1
+		return "", "", -1
 	}
 	if strings.Contains(stderr.String(), "DATA RACE") {
 		r.t.Errorf("svctl %.100q: %s", args, stderr.String())
 	}
-	return stdout.String(), cmd.ProcessState.ExitCode()
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
 }
 
 // Must is Svctl for what has to succeed.
@@ -399,16 +423,16 @@ func (r *Rig) Processes(name string) []int {
 	names, _ := proc.Readdirnames(-1)
 	var pids []int
 	for _, entry := range names {
-		if pid, err := strconv.Atoi(entry); err == nil && r.owns(pid, name) {
+		if pid, err := strconv.Atoi(entry); err == nil && r.Owns(pid, name) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-// owns tells whether a process is of this rig and service. A zombie has no
-// environment any more and is nobody's.
-func (r *Rig) owns(pid int, name string) bool {
+// Owns tells whether a process is of this rig and, unless the name is empty,
+// of this service. A zombie has no environment any more and is nobody's.
+func (r *Rig) Owns(pid int, name string) bool {
 	env, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
 	marked, named := false, name == ""
 	for entry := range bytes.SplitSeq(env, []byte{0}) {
@@ -420,15 +444,18 @@ func (r *Rig) owns(pid int, name string) bool {
 
 // Kill kills a process of this rig, and no other that may have got its number.
 // It returns when that was, by rundir.Clock.
-func (r *Rig) Kill(pid int) (at time.Duration) {
+func (r *Rig) Kill(pid int) (at time.Duration) { return r.Signal(pid, unix.SIGKILL) }
+
+// Signal is Kill with another signal.
+func (r *Rig) Signal(pid int, sig unix.Signal) (at time.Duration) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return rundir.Clock()
 	}
 	defer unix.Close(fd)
-	if r.owns(pid, "") {
+	if r.Owns(pid, "") {
 		at = rundir.Clock()
-		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		unix.PidfdSendSignal(fd, sig, nil, 0)
 	}
 	return at
 }

@@ -7,12 +7,17 @@
 //
 //	NAME.live   the lock; children inherit it
 //	NAME.plan   words like life=200 code=3; see plan
-//	journal     lines of a word, the name and the process: start, DUP, child, escaped
+//	journal     lines of a word, the name, the process and the time by rundir.Clock
+//	            in nanoseconds; the words are start, DUP, child, escaped
 //	calm        while it is there, no victim ends by itself
 //
 // With $VICTIM_STAMP set it does nothing but write "NAME PID CLOCK" to that
 // file, CLOCK being when its first instruction ran, in nanoseconds, and sleep.
 // With $VICTIM_BRIEF set as well it does not sleep.
+//
+// With $VICTIM_CANARY set it is no service at all but a stranger, which must
+// never get a signal: it writes each one that it gets as a line "NAME PID
+// SIGNAL" to that file, and lives on.
 package main
 
 import (
@@ -46,6 +51,9 @@ func main() {
 		}
 		return
 	}
+	if file := os.Getenv("VICTIM_CANARY"); file != "" {
+		sing(file)
+	}
 	if deaf := os.Getenv("VICTIM_CHILD"); deaf != "" {
 		obey(number(deaf))
 		sleep()
@@ -71,11 +79,13 @@ type plan struct {
 	ready  bool   // it says that it is ready
 	child  bool   // it leaves a child behind in its process group, as deaf as itself
 	escape bool   // it leaves a child behind in a session of its own
+	claim  bool   // it writes the number of its child into its pid file
+	freeze bool   // it stops itself (SIGSTOP) instead of ending
 }
 
 // readPlan reads the plan of this life. The word seed=N draws one at random
 // and leaves the seed of the next life; that needs no care, because whoever
-// holds the lock is alone.
+// holds the lock is alone. The word wild=N does the same, and draws from more.
 func readPlan() (p plan) {
 	path := folder + "/" + name + ".plan"
 	data, err := os.ReadFile(path)
@@ -85,11 +95,16 @@ func readPlan() (p plan) {
 	for word := range strings.FieldsSeq(string(data)) {
 		key, value, _ := strings.Cut(word, "=")
 		switch key {
-		case "seed":
+		case "seed", "wild":
 			seed, _ := strconv.ParseUint(value, 10, 64)
 			draw := rand.New(rand.NewPCG(seed, 0))
-			replace(path, "seed="+strconv.FormatUint(draw.Uint64(), 10))
-			return drawPlan(draw)
+			replace(path, key+"="+strconv.FormatUint(draw.Uint64(), 10))
+			p = drawPlan(draw)
+			if key == "wild" {
+				p.claim = p.child && draw.IntN(2) == 0
+				p.freeze = p.life > 0 && draw.IntN(8) == 0
+			}
+			return p
 		case "life":
 			p.life = number(value)
 		case "code":
@@ -104,6 +119,10 @@ func readPlan() (p plan) {
 			p.child = true
 		case "escape":
 			p.escape = true
+		case "claim":
+			p.claim, p.child = true, true
+		case "freeze":
+			p.freeze = true
 		}
 	}
 	return p
@@ -134,7 +153,11 @@ func act(p plan, lock *os.File) {
 	}
 	obey(p.deaf)
 	if p.child {
-		journal("child", fork(lock, p.deaf, false))
+		child := fork(lock, p.deaf, false)
+		journal("child", child)
+		if p.claim {
+			replace(own+"/pid", strconv.Itoa(child))
+		}
 	}
 	if p.escape {
 		journal("escaped", fork(nil, 0, true))
@@ -147,6 +170,10 @@ func act(p plan, lock *os.File) {
 	}
 	time.Sleep(time.Duration(p.life) * time.Millisecond)
 	if _, err := os.Stat(folder + "/calm"); err == nil {
+		sleep()
+	}
+	if p.freeze {
+		unix.Kill(os.Getpid(), unix.SIGSTOP)
 		sleep()
 	}
 	if p.code > 128 {
@@ -196,7 +223,23 @@ func fork(lock *os.File, deaf int, session bool) int {
 }
 
 func journal(word string, pid int) {
-	write(folder+"/journal", word+" "+name+" "+strconv.Itoa(pid))
+	write(folder+"/journal", word+" "+name+" "+strconv.Itoa(pid)+" "+strconv.FormatInt(int64(rundir.Clock()), 10))
+}
+
+// sing is the life of a canary. Its first line, with the signal 0, says that
+// it listens.
+func sing(file string) {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	note := func(number int) {
+		write(file, os.Getenv("VICTIM_NAME")+" "+strconv.Itoa(os.Getpid())+" "+strconv.Itoa(number))
+	}
+	note(0)
+	for s := range signals {
+		if s != unix.SIGURG { // the runtime's own (runtime/preempt.go)
+			note(int(s.(syscall.Signal)))
+		}
+	}
 }
 
 // write appends a line with one write(2), which makes it whole.
@@ -212,7 +255,8 @@ func write(path, line string) {
 }
 
 // replace puts a file there that nobody can see half written. If we die on
-// the way, the daemon knows by its name what is left as unfinished.
+// the way, the daemon knows by its name what is left as unfinished. A folder
+// that is full or gone is not what a victim dies of.
 func replace(path, content string) {
 	fresh := filepath.Join(filepath.Dir(path), ".new."+strconv.Itoa(os.Getpid()))
 	err := os.WriteFile(fresh, []byte(content+"\n"), 0o644)
@@ -220,7 +264,8 @@ func replace(path, content string) {
 		err = os.Rename(fresh, path)
 	}
 	if err != nil {
-		fail(err)
+		os.Remove(fresh)
+		os.Stderr.WriteString("victim " + name + ": " + err.Error() + "\n")
 	}
 }
 

@@ -1,0 +1,305 @@
+//go:build linux
+
+package torture
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/load/rig"
+	"sysmgr/internal/rundir"
+)
+
+// failure is a way in which system calls fail.
+type failure struct {
+	errno string
+	calls string
+	every int  // one in so many fails; 1: all
+	forks bool // nothing can be started while it lasts
+}
+
+func (f failure) fault() string {
+	if f.every > 1 {
+		return fmt.Sprintf("%s of one call in %d", f.errno, f.every)
+	}
+	return f.errno
+}
+
+// failures are those that last: a full or dead or read-only file system, no
+// descriptors, no processes, signals all the time.
+var failures = []failure{
+	{errno: "ENOSPC", calls: "create,mkdirat,write,renameat,linkat,symlinkat,inotify_add_watch", every: 1},
+	{errno: "EROFS", calls: "create,mkdirat,unlinkat,renameat,linkat,symlinkat,fchmod,fchmodat,fchown", every: 1},
+	{errno: "EMFILE", calls: "openat,pipe,pidfd_open,inotify_init", every: 1, forks: true},
+	{errno: "EIO", calls: "openat,mkdirat,unlinkat,renameat,linkat,symlinkat,write,read,fchmod,getdents,fstat,fstatat,flock", every: 1},
+	{errno: "EACCES", calls: "openat,mkdirat,unlinkat,renameat,linkat,fchmod,fstatat", every: 1},
+	{errno: "EINTR", calls: "openat,write,read,flock,fchmod,renameat,unlinkat,mkdirat,linkat,fstatat,getdents", every: 2},
+	{errno: "EIO", calls: "openat,mkdirat,unlinkat,renameat,linkat,write,read,fchmod,getdents,fstat,fstatat,flock,pipe,fork,pidfd_open", every: 3, forks: true},
+	{errno: "EAGAIN", calls: "fork", every: 1, forks: true},
+	{errno: "ENOMEM", calls: "fork,openat,mkdirat", every: 2, forks: true},
+}
+
+// single are those of which exactly one call fails.
+var single = []failure{
+	{errno: "ENOSPC", calls: "create,mkdirat,write,renameat,linkat,symlinkat,inotify_add_watch"},
+	{errno: "EROFS", calls: "create,mkdirat,unlinkat,renameat,linkat,fchmod"},
+	{errno: "EMFILE", calls: "openat,pipe,pidfd_open,inotify_init"},
+	{errno: "EIO", calls: "openat,mkdirat,unlinkat,renameat,linkat,write,read,fchmod,getdents,fstat,fstatat,flock"},
+	{errno: "EINTR", calls: "openat,write,read,flock,fchmod,renameat,unlinkat,mkdirat,linkat,fstatat,getdents"},
+	{errno: "EAGAIN", calls: "fork,pipe"},
+}
+
+// bound is how long an answer may take on this machine: what the law says, and
+// what a program that does nothing took just now, many times over.
+func (w *world) bound() time.Duration {
+	begin := time.Now()
+	w.Svctl("-V")
+	return answerTime + 20*time.Since(begin) + w.lag()
+}
+
+// ask calls svctl, which has to come back in time with whatever answer.
+func (w *world) ask(args ...string) int {
+	w.t.Helper()
+	begin := time.Now()
+	_, code := w.Svctl(args...)
+	if took := time.Since(begin); took > answerTime && w.lives() {
+		if bound := w.bound(); took > bound {
+			broken(w.t, 12, "svctl %v took %s, want %s", args, took, bound)
+		}
+	}
+	return code
+}
+
+// The calls of the daemon fail for a while, all of them or some. Meanwhile it
+// answers, and keeps alive what it can; afterwards all is as it should be.
+func TestDaemonLivesThroughCallsThatFailForAWhile(t *testing.T) {
+	t.Parallel()
+	for _, f := range failures {
+		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
+		try(t, f.fault()+" for a while", name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, rig.Plain)
+			for _, s := range []string{"one", "two", "three", "four", "prey", "leaving"} {
+				w.add(s, "ready")
+			}
+			w.add("flaky", "life=5 code=1")
+			c := w.beginTraced("-calls", f.calls, "-fail", f.errno, "-every", strconv.Itoa(f.every))
+			w.awaitRest()
+			w.watch()
+			// A process that is a second old is started again at once.
+			time.Sleep(time.Second)
+			c.meddle(true)
+			w.under(f)
+			c.meddle(false)
+			lifted := time.Now()
+			w.converge(15)
+			w.checkAfterCrash()
+			t.Logf("converged %s after the end of it; %s", time.Since(lifted).Round(time.Millisecond), c.says("failed"))
+			w.sound()
+			w.endTraced(c)
+		})
+	}
+}
+
+// under is what happens while a failure lasts.
+func (w *world) under(f failure) {
+	w.t.Helper()
+	one, two, prey, leaving := w.known("one"), w.known("two"), w.known("prey"), w.known("leaving")
+	if code := w.ask("-q", "status"); code > 1 {
+		w.t.Errorf("svctl status: got exit status %d, want 0 or 1", code)
+	}
+	prey.touched = true
+	killed := w.Kill(w.leaderOf("prey"))
+
+	// Nobody knows what comes of these; but that something comes of them.
+	one.maybe = []string{"stop"}
+	if w.ask("-q", "-w", "0.5", "stop", "one") == 0 {
+		if left := w.Processes("one"); len(left) > 0 {
+			broken(w.t, 2, "stop of one: processes %v are there", left)
+		}
+		w.wants(one, "stop")
+		one.held = rundir.Clock()
+	}
+	two.maybe = []string{"start"}
+	old := w.leaderOf("two")
+	two.touched = true
+	if w.ask("-q", "-w", "0.5", "restart", "two") == 0 {
+		if now := w.leaderOf("two"); now == old || now == 0 {
+			broken(w.t, 7, "two is process %d, and was %d", now, old)
+		}
+	}
+	w.add("late", "ready")
+	w.wants(leaving, "gone")
+	os.Remove(filepath.Join(w.Sysdir, "leaving"))
+
+	if !f.forks && f.every == 1 {
+		// It is supervised as if nothing had happened.
+		restarted := func() bool { return w.startsSince("prey", killed) > 0 }
+		for begin := time.Now(); !restarted(); time.Sleep(5 * time.Millisecond) {
+			if time.Since(begin) > answerTime+w.lag()+2*time.Second {
+				broken(w.t, 4, "prey was killed, and is not started again while the fault lasts")
+				break
+			}
+		}
+	}
+	for end := time.Now().Add(choose(time.Second, 2*time.Second, 4*time.Second)); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		w.ask("-q", "status")
+	}
+}
+
+// sound looks for signs of distress in what the daemon wrote.
+func (w *world) sound() {
+	w.t.Helper()
+	text, _ := os.ReadFile(w.Log)
+	for _, bad := range []string{"panic: ", "fatal error: ", "DATA RACE"} {
+		if strings.Contains(string(text), bad) {
+			w.t.Errorf("daemon wrote %q", bad)
+		}
+	}
+}
+
+// endTraced ends a daemon under the tracer and looks at what it leaves.
+func (w *world) endTraced(c *traced) {
+	w.t.Helper()
+	w.daemon.Store(0)
+	unix.Kill(c.pid, unix.SIGTERM)
+	select {
+	case <-w.Ended():
+	case <-time.After(w.Patience):
+		broken(w.t, 12, "daemon still there %s after TERM", w.Patience)
+		unix.Kill(c.pid, unix.SIGKILL)
+		<-w.Ended()
+	}
+	if code := w.State().ExitCode(); code != 0 {
+		w.t.Errorf("daemon after TERM: got %v, want exit status 0", w.State())
+	}
+	if left := w.Processes(""); len(left) > 0 {
+		broken(w.t, 2, "processes after the daemon's end: got %v, want none", left)
+	}
+}
+
+// TERM is heeded while calls fail.
+func TestTermIsHeededWhileCallsFail(t *testing.T) {
+	t.Parallel()
+	for _, f := range failures {
+		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
+		try(t, "TERM during "+f.fault(), name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, rig.Plain)
+			for _, s := range []string{"one", "two", "three"} {
+				w.add(s, "ready child")
+			}
+			c := w.beginTraced("-calls", f.calls, "-fail", f.errno, "-every", strconv.Itoa(f.every))
+			w.awaitRest()
+			c.meddle(true)
+			begin := time.Now()
+			w.endTraced(c)
+			if took := time.Since(begin); took > answerTime && took > w.bound() {
+				broken(t, 12, "the daemon ended %s after TERM", took)
+			}
+			w.sound()
+		})
+	}
+}
+
+// The daemon starts while calls fail: either it refuses to, and says so, or it
+// works; and when that is over, everything does.
+func TestDaemonStartsOrRefusesWhileCallsFail(t *testing.T) {
+	t.Parallel()
+	for _, f := range failures {
+		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
+		try(t, "start during "+f.fault(), name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, rig.Plain)
+			for _, s := range []string{"one", "two", "three"} {
+				w.add(s, "ready child")
+			}
+			c := w.beginTraced("-armed", "-calls", f.calls, "-fail", f.errno, "-every", strconv.Itoa(f.every))
+			select {
+			case <-w.Ended():
+				if code := w.State().ExitCode(); code != 1 {
+					t.Errorf("daemon that cannot start: got %v, want exit status 1", w.State())
+				}
+				if text, _ := os.ReadFile(w.Log); !strings.Contains(string(text), "sysmgr: ") {
+					t.Errorf("daemon that cannot start wrote %q, want a reason", text)
+				}
+				c = w.beginTraced()
+			case <-time.After(time.Second):
+				c.meddle(false)
+			}
+			w.sound()
+			w.converge(15)
+			w.endTraced(c)
+		})
+	}
+}
+
+// Exactly one call fails, any one: every order comes to its end all the same.
+func TestDaemonLivesThroughASingleCallThatFails(t *testing.T) {
+	t.Parallel()
+	for i, f := range single {
+		t.Run(f.errno, func(t *testing.T) {
+			t.Parallel()
+			var points int
+			try(t, "a single "+f.errno, "never", func(t *testing.T) { points = failAt(t, f, 0) })
+			order := rand.New(rand.NewPCG(seed, 100+uint64(i))).Perm(points)
+			if few := int(number("TORTURE_FEW", uint64(choose(1, 5, points)))); few < points {
+				order = order[:few]
+			}
+			if only := os.Getenv("TORTURE_POINT"); only != "" {
+				n, _ := strconv.Atoi(only)
+				order = []int{n - 1}
+			}
+			t.Run("at", func(t *testing.T) {
+				for _, n := range order {
+					try(t, "a single "+f.errno, strconv.Itoa(n+1), func(t *testing.T) {
+						t.Parallel()
+						failAt(t, f, n+1)
+					})
+				}
+			})
+		})
+	}
+}
+
+func failAt(t *testing.T, f failure, n int) (points int) {
+	w := newWorld(t, rig.Plain)
+	w.lenient = n > 0
+	s := w.prepare()
+	w.watch()
+	at := strconv.Itoa(n)
+	c := w.beginTraced("-armed", "-calls", f.calls, "-fail", f.errno, "-from", at, "-to", at)
+	s.play()
+	if !w.lives() {
+		// At its start it may refuse.
+		text, _ := os.ReadFile(w.Log)
+		if code := w.State().ExitCode(); code != 1 || !strings.Contains(string(text), "sysmgr: ") || strings.Contains(string(text), "sysmgr started") {
+			t.Fatalf("daemon ended at %s: %v", c.says("failed"), w.State())
+		}
+		c = w.beginTraced()
+		s.play()
+	}
+	t.Logf("call %d failed: %s", n, c.says("failed"))
+	w.converge(15)
+	w.checkAfterCrash()
+	var each sync.WaitGroup
+	for _, s := range w.all() {
+		if v, there, _ := w.view(s.name); there && v.Phase == rundir.Up && s.calm {
+			each.Go(func() { w.order(s, "restart") })
+		}
+	}
+	each.Wait()
+	w.sound()
+	w.endTraced(c)
+	fmt.Sscanf(c.says("counted"), "%d", &points)
+	return points
+}
