@@ -104,7 +104,6 @@ bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/bench
 	$(GO) test -count=1 -v -run DaemonAtRest ./internal/load
 
-<<<<<<< HEAD
 # Kills the daemon at each of its system calls, lets them fail, attacks it, and
 # brings chaos over it; best as root. It ends with a table of faults, tries and
 # violations of the laws, and fails if there is a violation.
@@ -129,12 +128,11 @@ fuzz:
 			{ printf '%s\n' "$$out" >&2; exit 1; }; \
 		printf '%s: ' "$$f"; printf '%s\n' "$$out" | sed -n '/elapsed/{s/^fuzz: //;h;};$${x;p;}'; \
 	done
-=======
+
 # The picture of the README, anew.
 screen: all
 	contrib/screen/record '$(BIN)' >'$(BIN)/session.svg'
 	mv '$(BIN)/session.svg' contrib/screen/session.svg
->>>>>>> main
 
 install: all
 	mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(MANDIR)/man8' '$(DESTDIR)$(SYSDIR)'
@@ -170,8 +168,4 @@ deb:
 clean:
 	rm -rf '$(BIN)' dist
 
-<<<<<<< HEAD
-.PHONY: always all run test test-daemons check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist clean
-=======
-.PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench install uninstall dist deb screen clean
->>>>>>> main
+.PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist deb screen clean
