@@ -101,8 +101,14 @@ func (s *Service) resume(past rundir.Record) {
 	s.slot, s.from, s.to = past.Slot(), past.From, past.To
 	s.acted = rundir.Stamp{Ino: past.HoldIno, Ctime: past.HoldCtime}
 	hold, stamp := rundir.NoHold, rundir.Stamp{}
+	unread := true
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
-		hold, stamp, _ = f.ReadHold()
+		hold, stamp, err = f.ReadHold()
+		unread = err != nil
+		// Whoever waits for one of these still does.
+		if status, err := f.ReadStatus(); err == nil {
+			s.requests, s.refused = status.Requests, status.Refused
+		}
 		if state.Pid == 0 {
 			f.Remove(rundir.Pid, rundir.Syspid)
 		} else if f.Has(rundir.Pid) && f.Has(rundir.Syspid) {
@@ -121,55 +127,78 @@ func (s *Service) resume(past rundir.Record) {
 			s.drained = s.process.Drained
 		}
 	}
-	first := s.missed(hold, stamp)
-	s.acted = version(stamp)
+	var missed []Event
+	if starting := s.anew(hold, version(stamp) == s.acted); starting != nil {
+		missed = append(missed, *starting)
+	}
+	if !unread {
+		if order := s.missed(hold, version(stamp) == s.acted); order != nil {
+			missed = append(missed, *order)
+		}
+		s.acted = version(stamp)
+	}
 	if s.state.Phase == Backoff {
 		s.config.restless.set(s.name, true)
 	}
-	if first != nil {
-		s.handle(*first, true)
-		return
+	for _, e := range missed {
+		s.handle(e, true)
 	}
-	s.arm()
-	s.publish()
+	if len(missed) == 0 {
+		s.arm()
+		s.publish()
+	}
 }
 
-// missed finds what the service has to be told after the last daemon has
-// ended, if anything: an order that was given meanwhile, or a start that was
-// under way.
-func (s *Service) missed(hold rundir.Hold, stamp rundir.Stamp) *Event {
-	same := version(stamp) == s.acted
+// anew makes a want of this daemon's own out of what the last one wanted, and
+// finds the start that was under way or has to be made: it is asked for again,
+// and the first thing that is done then is to look whether it has been made.
+// same tells that the lock is the one that the last daemon acted upon.
+func (s *Service) anew(hold rundir.Hold, same bool) *Event {
 	if s.state.Want == WantGone {
 		// It was to end with the daemon or its entry. This daemon is a new
 		// one, and will see for itself whether there is an entry.
-		s.state.Want = WantUp
-		if hold == rundir.HoldOnce && same {
+		switch {
+		case hold == rundir.HoldOnce && same:
 			s.state.Want = WantDown
-		} else if s.state.Phase == Down {
+		case s.state.Phase == Down:
 			s.state.Want = WantDown
 			return &Event{Kind: Start}
+		default:
+			s.state.Want = WantUp
 		}
 	}
-	want, starting := s.state.Want, s.state.starting()
-	if starting {
+	switch want := s.state.Want; {
+	case s.state.starting():
 		s.unsure = s.from != 0
+		// Held meanwhile: what is not there is not to be made.
+		s.lapse = want == WantOnce || hold != rundir.NoHold && hold != rundir.HoldOnce
 		s.state.Want = WantDown
-	}
-	switch {
-	case hold == rundir.HoldKill && want != WantDown:
-		return &Event{Kind: Kill}
-	case hold == rundir.HoldDown && want != WantDown, hold == rundir.HoldOpen && want != WantDown:
-		return &Event{Kind: Stop}
-	case hold == rundir.HoldOnce && !same:
-		return &Event{Kind: Once}
-	case hold == rundir.NoHold && want != WantUp && s.acted != (rundir.Stamp{}):
-		return &Event{Kind: Start}
-	case starting && want == WantOnce:
-		return &Event{Kind: Once}
-	case starting:
+		if want == WantOnce {
+			return &Event{Kind: Once}
+		}
 		return &Event{Kind: Start}
 	case s.state.Phase == Blocked && s.state.Bar == "":
 		return &Event{Kind: Appeared}
+	}
+	return nil
+}
+
+// missed finds the order that was given, by a lock file written or removed,
+// while there was no daemon.
+func (s *Service) missed(hold rundir.Hold, same bool) *Event {
+	switch hold {
+	case rundir.HoldKill:
+		return &Event{Kind: Kill}
+	case rundir.HoldDown, rundir.HoldOpen:
+		return &Event{Kind: Stop}
+	case rundir.HoldOnce:
+		if !same {
+			return &Event{Kind: Once}
+		}
+	case rundir.NoHold:
+		if s.state.Want != WantUp && s.acted != (rundir.Stamp{}) {
+			return &Event{Kind: Start}
+		}
 	}
 	return nil
 }
@@ -191,8 +220,8 @@ func (s *Service) found() (answer Event, known bool) {
 		s.process = s.config.Processes.Adopt(a)
 		return Event{Kind: Started, Pid: a.Group}, true
 	}
-	if s.state.Want == WantOnce {
-		s.from = 0
+	if s.lapse {
+		s.from, s.lapse = 0, false
 		return Event{Kind: Refused, Refusal: Lapsed, Cause: "sysmgr was killed while it started this, which may have run"}, true
 	}
 	return Event{}, false

@@ -180,6 +180,8 @@ type Service struct {
 	slot     int            // of its record; 0: none yet
 	from, to time.Duration  // its main process was made between these; see rundir.Record
 	unsure   bool           // a start was under way when the last daemon ended
+	lapse    bool           // and is not to be made if it was not
+	stale    bool           // pid may name a process of an earlier run: it could not be removed
 
 	shownPid  int      // what the pid files say
 	shown     State    // what the status file says
@@ -219,8 +221,9 @@ func (s *Service) Shutdown() { s.tell(Event{Kind: Shutdown}) }
 func (s *Service) tell(e Event) { s.mail.put(e) }
 
 // Run is the actor. It returns when the service is gone for good: after
-// Removed or Shutdown, with nothing of it left.
-func (s *Service) Run(first Want) {
+// Removed or Shutdown, with nothing of it left. It tells whether its folder
+// could be swept.
+func (s *Service) Run(first Want) (swept bool) {
 	s.timer = time.NewTimer(time.Hour)
 	s.timer.Stop()
 	if s.past != nil {
@@ -255,11 +258,8 @@ func (s *Service) Run(first Want) {
 		sweep = s.config.Rundir.Clear // the caller holds the guard
 	}
 	// The lock stays: a stop survives that the entry is deleted and made anew.
-	err := errors.Join(sweep(s.name, true), s.config.Records.Drop(s.slot))
-	if err != nil && !s.unwritten {
-		s.config.Report(Unpublished{s.name, err})
-	}
-	s.silent(nil)
+	s.silent(errors.Join(sweep(s.name, true), s.config.Records.Drop(s.slot)))
+	return !s.unwritten
 }
 
 // begin puts the folder in order, which may be a leftover, and starts the
@@ -269,8 +269,13 @@ func (s *Service) begin(first Want) {
 	hold := rundir.NoHold
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
 		var stamp rundir.Stamp
-		hold, stamp, _ = f.ReadHold() // if nobody can tell now, control will
+		hold, stamp, err = f.ReadHold()
 		s.acted = version(stamp)
+		if err != nil {
+			// Nobody can tell now; control goes on trying, and what it says
+			// then counts, be it that there is none.
+			hold, s.acted = rundir.HoldDown, rundir.Stamp{Ino: 1}
+		}
 		f.Remove(rundir.Pid, rundir.Syspid)
 		f.Close()
 	}
@@ -538,7 +543,7 @@ func (s *Service) spawn() Event {
 	}
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
 		if !s.config.Foreground {
-			guard, err := f.Grab()
+			guard, err := s.grab(f)
 			if errors.Is(err, rundir.ErrGrabbed) {
 				f.Close()
 				return Event{Kind: Refused, Refusal: Barred, Cause: err.Error()}
@@ -582,11 +587,30 @@ func (s *Service) hangs() {
 	s.config.Report(Hanging{s.name})
 }
 
+// grab takes the guard. If a start was under way when the last daemon ended, it
+// is the child of that one which has it, until it has executed: that is waited
+// for like for a start of our own, and everything else with it.
+func (s *Service) grab(f *rundir.Folder) (*rundir.Guard, error) {
+	guard, err := f.Grab()
+	for waited := time.Duration(0); s.unsure && errors.Is(err, rundir.ErrGrabbed); waited += grabAgain {
+		if waited == 25*grabAgain {
+			s.hangs()
+		}
+		time.Sleep(grabAgain)
+		guard, err = f.Grab()
+	}
+	return guard, err
+}
+
+// grabAgain is how long to wait between two tries.
+const grabAgain = 10 * time.Millisecond
+
 // forgetRun removes what the last run wrote about itself, which does not hold
 // for the next one.
 func (s *Service) forgetRun() {
+	s.stale = true
 	if f, err := s.config.Rundir.Folder(s.name); err == nil {
-		f.Remove(rundir.Pid, rundir.Syspid)
+		s.stale = f.Remove(rundir.Pid, rundir.Syspid) != nil
 		f.ForgetRun()
 		s.shownPid = 0
 		f.Close()
@@ -644,8 +668,9 @@ func (s *Service) write() error {
 		} else {
 			// A script may have been faster and have written a number of
 			// its own, which then is the one to show.
-			err = f.WriteNew(rundir.Pid, rundir.PidLine(pid))
-			if errors.Is(err, os.ErrExist) {
+			if s.stale {
+				err = f.Write(rundir.Pid, rundir.PidLine(pid))
+			} else if err = f.WriteNew(rundir.Pid, rundir.PidLine(pid)); errors.Is(err, os.ErrExist) {
 				err = nil
 			}
 			if err == nil {

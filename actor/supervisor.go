@@ -29,7 +29,10 @@ type Supervisor struct {
 	past     map[string]rundir.Record // services of the daemon before this one, until the first snapshot
 	renamed  int                      // entries that wait for the service they were renamed from
 	closing  bool
-	farewell *farewell // since closing
+	farewell *farewell       // since closing
+	unswept  map[string]bool // services that are gone and whose folders are not
+
+	begun chan struct{} // closed when the services of the last daemon are taken over
 }
 
 // member is a service as the supervisor knows it.
@@ -47,8 +50,11 @@ type (
 		name  string
 		order Order
 	}
-	retirement struct{ name string }
-	shutdown   struct{}
+	retirement struct {
+		name  string
+		swept bool
+	}
+	shutdown struct{}
 	// publish asks for another try to publish what could not be; lost says
 	// that what was published is gone.
 	publish struct{ lost bool }
@@ -69,6 +75,8 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 		services: make(map[string]*member),
 		entries:  make(map[string]Entry),
 		past:     make(map[string]rundir.Record, len(past)),
+		unswept:  make(map[string]bool),
+		begun:    make(chan struct{}),
 	}
 	for _, record := range past {
 		v.past[record.Name] = record
@@ -96,6 +104,10 @@ func (v *Supervisor) Publish(lost bool) {
 		v.mail.put(publish{lost})
 	}
 }
+
+// Begun is closed when the services of the daemon before this one are taken
+// over.
+func (v *Supervisor) Begun() <-chan struct{} { return v.begun }
 
 // Pause brings all actors to rest, with every message answered that they had
 // got, and tells whether all of them came to it within a time: one whose start
@@ -170,11 +182,15 @@ func (v *Supervisor) Run() {
 					s.service.Tell(m.order)
 				}
 			case retirement:
+				if !m.swept {
+					v.unswept[m.name] = true
+				}
 				v.retire(m.name)
 				v.onward(m.name)
 			case outlived:
 				v.onward(m.name)
 			case publish:
+				v.sweep()
 				for _, member := range v.services {
 					member.service.mail.put(m)
 				}
@@ -190,6 +206,19 @@ func (v *Supervisor) Run() {
 		if v.closing && len(v.services) == 0 {
 			late.Stop()
 			return
+		}
+	}
+}
+
+// sweep tries again what could not be swept when its service went.
+func (v *Supervisor) sweep() {
+	for name := range v.unswept {
+		if _, back := v.services[name]; !back && v.config.Rundir.Sweep(name, true) != nil {
+			continue
+		}
+		delete(v.unswept, name)
+		if v.config.silent.Add(-1) == 0 {
+			v.config.Report(Published{})
 		}
 	}
 }
@@ -219,6 +248,11 @@ func (v *Supervisor) found(entries snapshot) {
 // takeOver makes the services whose entries went while there was no daemon:
 // they may still run, and then are to be stopped.
 func (v *Supervisor) takeOver() {
+	select {
+	case <-v.begun:
+	default:
+		close(v.begun)
+	}
 	for name := range v.past {
 		v.add(Entry{Name: name}, "")
 		m := v.services[name]
@@ -286,8 +320,8 @@ func (v *Supervisor) add(e Entry, bar string) {
 	}
 	v.services[e.Name] = &member{service: s, entry: e, bar: bar}
 	go func() {
-		s.Run(WantUp)
-		v.mail.put(retirement{e.Name})
+		swept := s.Run(WantUp)
+		v.mail.put(retirement{e.Name, swept})
 	}()
 }
 

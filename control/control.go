@@ -93,6 +93,7 @@ type call struct {
 // folder is what is known of a service's folder.
 type folder struct {
 	fresh     bool         // it has not been looked at yet
+	status    bool         // it had a status when it was last looked at
 	lock      rundir.Stamp // the lock that was last acted upon; zero: none
 	unwritten bool         // the lock does not say what it should: it could not be written
 	half      time.Time    // since when the lock looks half done; zero: it does not
@@ -133,8 +134,14 @@ func (c *Control) call(k call) {
 
 // Run takes requests until ctx is done.
 func (c *Control) Run(ctx context.Context) error {
-	watcher, err := watch.New(func(name string) bool {
-		return name == rundir.Lock || name == rundir.Control || name == rundir.Taken
+	watcher, err := watch.New(func(name string, gone bool) bool {
+		switch name {
+		case rundir.Lock, rundir.Control, rundir.Taken:
+			return true
+		case rundir.State, rundir.Private:
+			return gone // only we write them, and whoever removes them is not we
+		}
+		return false
 	})
 	if err != nil {
 		c.watchless(err)
@@ -316,14 +323,20 @@ func (c *Control) look(name string) {
 		return
 	}
 	defer f.Close()
-	if !k.fresh && !another && !f.Has(rundir.State) {
-		// Whoever removed the lock may have been on his way to remove all
-		// else, and slower than we were in starting the service again.
-		c.deliver(Message{Service: name, Request: Request{Verb: Released}, Lost: true})
+	there := f.Has(rundir.State)
+	lost := !k.fresh && !another && k.half.IsZero() && k.status && !there
+	if k.half.IsZero() {
+		k.status = there
+	}
+	if lost {
+		// Somebody has removed what we published; or whoever removed the lock
+		// was on his way to remove all else, and slower than we were in
+		// starting the service again. What the lock says now is said anew.
+		k.lock, k.unwritten = rundir.Stamp{}, false
 	}
 	k.fresh = false
 	empty := c.requests(name, k, f)
-	half := c.lock(name, k, f)
+	half := c.lock(name, k, f, lost)
 	if !half {
 		k.half = time.Time{}
 	} else if k.half.IsZero() {
@@ -351,6 +364,7 @@ func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool)
 				// It stays in its place: one that is not empty is its
 				// owner's to remove.
 			case f.Rename(rundir.Control, rundir.Taken) != nil:
+				c.again[name] = time.Now().Add(unfilled)
 				return false
 			default:
 				continue
@@ -444,7 +458,7 @@ func (c *Control) act(name string, k *folder, f *rundir.Folder, r Request) {
 // was last acted upon. That it is absent is said each time: the actor may
 // have seen one that was there for a moment. It returns whether the file, or
 // what is left of it, looks half done.
-func (c *Control) lock(name string, k *folder, f *rundir.Folder) (half bool) {
+func (c *Control) lock(name string, k *folder, f *rundir.Folder, lost bool) (half bool) {
 	hold, stamp, err := f.ReadHold()
 	if err != nil {
 		c.again[name] = time.Now().Add(unfilled)
@@ -454,7 +468,7 @@ func (c *Control) lock(name string, k *folder, f *rundir.Folder) (half bool) {
 	if stamp == k.lock && (stamp != rundir.Stamp{} || k.unwritten) {
 		return false
 	}
-	m := Message{Service: name, Lock: stamp}
+	m := Message{Service: name, Lock: stamp, Lost: lost}
 	switch hold {
 	case rundir.NoHold:
 		if (k.lock != rundir.Stamp{}) {

@@ -141,7 +141,8 @@ func waits(dir *rundir.Dir, name string, others []string, since time.Duration) (
 			}
 		}
 		if slices.Contains(others, next[0]) {
-			if c := f.ReadFound(); c.Clock >= since && needs.Graph(c.Needs).Circle(name) != nil {
+			// It is written in thousandths of a second.
+			if c := f.ReadFound(); c.Clock+time.Millisecond >= since && needs.Graph(c.Needs).Circle(name) != nil {
 				found = c
 			}
 		}
@@ -154,7 +155,7 @@ func waits(dir *rundir.Dir, name string, others []string, since time.Duration) (
 // killed. If that has ended in good order, it is rundir.ErrNotRunning at once;
 // after so much time it is ErrTime.
 func Successor(dir *rundir.Dir, wait time.Duration) error {
-	watcher, _ := watch.New(func(name string) bool { return name == rundir.Pid })
+	watcher, _ := watch.New(func(name string, _ bool) bool { return name == rundir.Pid })
 	defer watcher.Close()
 	late := time.NewTimer(wait)
 	defer late.Stop()

@@ -58,7 +58,7 @@ func Follow(path string, names []string, tell func(Change), stop <-chan struct{}
 
 // interesting leaves out files that are not finished yet, and the daemon's
 // own.
-func interesting(name string) bool { return !strings.HasPrefix(name, ".") }
+func interesting(name string, _ bool) bool { return !strings.HasPrefix(name, ".") }
 
 // The keys of directories that are no service's folder, whose names hold no
 // slash.

@@ -258,31 +258,45 @@ func hasMark(pid int, mark string) bool {
 // Find looks for a main process that was started from a moment on by a daemon
 // that did not live to write its number down: the leader of a session with
 // this mark. If there are several, as when the main process has made another
-// leader, it is the oldest. Nobody may be starting this service meanwhile.
+// leader, it is the oldest. If there is none, but somebody with the mark, it is
+// the group of that one, whose main process has ended. Nobody may be starting
+// this service meanwhile.
 func (r *Reaper) Find(mark string, from time.Duration) (a Adoption, found bool) {
 	const patience = 200 // times 5 ms: who is in the middle of execve(2) has no environment
 	for range patience {
 		unsure := false
-		var oldest stat
+		var main, left stat
+		older := func(a, b stat) bool {
+			return b.pid == 0 || a.start < b.start || a.start == b.start && a.pid < b.pid
+		}
 		for _, group := range readTable().groups {
 			for _, s := range group {
-				if s.pid != s.session || s.pid != s.group || s.dead() || !s.start.between(from, BootTime()) {
+				if s.session != s.group || s.dead() || !s.start.between(from, BootTime()) {
 					continue
 				}
 				env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(s.pid), "environ"))
+				leads := s.pid == s.group
 				switch {
 				case err == nil && len(env) == 0:
-					unsure = true
-				case bytes.Contains(append([]byte{0}, env...), []byte("\x00"+mark+"\x00")):
-					if oldest.pid == 0 || s.start < oldest.start || s.start == oldest.start && s.pid < oldest.pid {
-						oldest = s
-					}
+					unsure = unsure || leads
+				case !bytes.Contains(append([]byte{0}, env...), []byte("\x00"+mark+"\x00")):
+				case leads && older(s, main):
+					main = s
+				case !leads && older(s, left):
+					left = s
 				}
 			}
 		}
-		if oldest.pid != 0 {
-			start := time.Duration(oldest.start) * tick
-			return Adoption{Group: oldest.pid, Led: true, From: start, To: start + tick, Mark: mark}, true
+		if main.pid == 0 && !unsure {
+			main = left // its main process has ended already
+		}
+		if main.pid != 0 {
+			a := Adoption{Group: main.group, Led: true, From: from, To: BootTime(), Mark: mark}
+			if main.pid == main.group {
+				a.From = time.Duration(main.start) * tick
+				a.To = a.From + tick
+			}
+			return a, true
 		}
 		if !unsure {
 			break

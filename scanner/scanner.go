@@ -321,9 +321,10 @@ func (s *Scanner) scan() {
 	another := s.watch()
 	var st unix.Stat_t
 	err := unix.Stat(s.config.Dir, &st)
-	gone := err != nil
+	// A disk that fails for a moment is no directory that has gone.
+	gone := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ESTALE)
 	var names []string
-	if !gone {
+	if err == nil {
 		names, err = list(s.config.Dir)
 	}
 	if err != nil {

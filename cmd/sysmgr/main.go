@@ -48,6 +48,10 @@ type settings struct {
 }
 
 func start(args []string) int {
+	if few, ok := tooFew(); ok {
+		self.Errorf("only %d open files are allowed (RLIMIT_NOFILE): at least %d are needed", few, fewest)
+		return cli.Fail
+	}
 	set := flag.NewFlagSet(self.Name, flag.ContinueOnError)
 	debug := set.Bool("v", false, "")
 	encoding := set.String("l", "console", "")

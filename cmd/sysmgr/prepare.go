@@ -23,6 +23,20 @@ func prepare() {
 	makeThreads()
 }
 
+// fewest is how many descriptors we have to be allowed: some twenty of our own,
+// and two for each start that is under way.
+const fewest = 64
+
+// tooFew tells whether we are not, and how many we are. The Go runtime has
+// raised the soft limit to the hard one already.
+func tooFew() (uint64, bool) {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return 0, false
+	}
+	return uint64(limit.Cur), uint64(limit.Cur) < fewest
+}
+
 // processors bounds how many forks can hang before all starts are held up.
 const processors = 16
 

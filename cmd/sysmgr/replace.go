@@ -47,6 +47,13 @@ func (r replacement) do() error {
 	if err := r.try(); err != nil {
 		return err
 	}
+	// What the last program left to us has to be ours before it is left to the
+	// next.
+	select {
+	case <-r.supervisor.Begun():
+	case <-time.After(restTime):
+		return errors.New("still taking over from the last one")
+	}
 	// From the outside in: no new requests, no new ends, then everybody at
 	// rest. A start that hangs is waited for in vain; it is found again by
 	// the next program, like one that a killed daemon leaves behind.

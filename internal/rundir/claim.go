@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// private is the daemon's own folder in RUNDIR, mode 0700.
-const private = ".sysmgr"
+// Private is the daemon's own folder in RUNDIR, mode 0700.
+const Private = ".sysmgr"
 
 // ErrRunning says that a daemon already serves this run directory.
 var ErrRunning = errors.New("already running")
@@ -89,7 +89,7 @@ func (c *Claim) Keep() (lost bool, err error) {
 	if lost, err = c.dir.renew(); err != nil {
 		return lost, err
 	}
-	own, err := c.dir.open(private)
+	own, err := c.dir.open(Private)
 	if err != nil || !own.has("lock", c.lock) {
 		lost = true
 		lock, err := c.dir.lock()
@@ -102,7 +102,7 @@ func (c *Claim) Keep() (lost bool, err error) {
 	if err == nil {
 		own.Close()
 	}
-	if own, err = c.dir.open(private); err != nil {
+	if own, err = c.dir.open(Private); err != nil {
 		return lost, err
 	}
 	defer own.Close()
@@ -136,10 +136,10 @@ func (f *Folder) has(name string, file *os.File) bool {
 // RUNDIR to come to, finds it still running.
 func (d *Dir) lock() (*os.File, error) {
 	for {
-		own, err := d.make(private, 0o700)
+		own, err := d.make(Private, 0o700)
 		if err == nil {
 			var lock *os.File
-			lock, err = own.seize("lock", ErrRunning)
+			lock, err = d.lockIn(own)
 			own.Close()
 			if err == nil {
 				return lock, nil
@@ -153,6 +153,40 @@ func (d *Dir) lock() (*os.File, error) {
 			return nil, ErrRunning
 		}
 	}
+}
+
+// lockIn takes the lock in the daemon's folder. If there was none, although
+// RUNDIR/pid is locked by a process of ours, somebody has removed the folder of
+// a daemon that lives.
+func (d *Dir) lockIn(own *Folder) (*os.File, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(own.fd, &st); err != nil {
+		return nil, own.err("stat", "", err)
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
+		return nil, fmt.Errorf("%s: %w: it has to be ours alone (user %d, mode 0700); remove it", own.path, ErrUntrusted, os.Geteuid())
+	}
+	if !own.Has("lock") && d.lives() {
+		return nil, ErrRunning
+	}
+	return own.seize("lock", ErrRunning)
+}
+
+// lives tells whether RUNDIR/pid is locked and names a process, another one
+// than us, of our own user. Anybody could have locked it; so this is asked only
+// where something is odd already.
+func (d *Dir) lives() bool {
+	witness, err := d.Daemon()
+	if err != nil {
+		return false
+	}
+	witness.Close()
+	data, err := d.top().Read(Pid)
+	if err != nil {
+		return false
+	}
+	pid, err := ParsePid(data)
+	return err == nil && pid != os.Getpid() && unix.Kill(pid, 0) == nil
 }
 
 // PassOn prepares the claim for a program that is about to be executed in our
@@ -188,7 +222,7 @@ func (d *Dir) Inherit(word string) (*Claim, error) {
 	if n, _ := fmt.Sscanf(word, "%d,%d", &lock, &pid); n != 2 || lock < 3 || pid < 3 {
 		return nil, ErrNotRunning
 	}
-	own, err := d.open(private)
+	own, err := d.open(Private)
 	if err != nil {
 		return nil, ErrNotRunning
 	}
@@ -226,11 +260,11 @@ func (c *Claim) Release() error {
 	}
 	top := c.dir.top()
 	first = errors.Join(first, top.Remove(Pid), top.Remove(top.unfinished()...))
-	if own, err := c.dir.open(private); err == nil {
+	if own, err := c.dir.open(Private); err == nil {
 		first = errors.Join(first, own.Remove(recordsFile, "lock"))
 		own.Close()
 		// Without its lock it may be the next daemon's already.
-		if err := c.dir.RemoveFolder(private); !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		if err := c.dir.RemoveFolder(Private); !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 			first = errors.Join(first, err)
 		}
 	}

@@ -34,15 +34,15 @@ func (h Hold) Line() []byte {
 
 // ReadHold reads the lock file, and tells which version of it that was.
 // Something under that name that cannot be read as a file is a lock too:
-// HoldDown. An error says that nobody can tell: for want of a descriptor or of
-// memory.
+// HoldDown. An error says that nobody can tell: for want of a descriptor, of
+// memory, of a disk that answers.
 func (f *Folder) ReadHold() (Hold, Stamp, error) {
 	data, stamp, err := f.read(Lock)
 	switch {
 	case err == nil:
 	case errors.Is(err, fs.ErrNotExist):
 		return NoHold, Stamp{}, nil
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
+	case !errors.Is(err, ErrIrregular) && !errors.Is(err, fs.ErrPermission):
 		return NoHold, Stamp{}, err
 	default:
 		if stamp == (Stamp{}) {

@@ -85,7 +85,7 @@ func (c *Claim) Records() (*Records, []Record, error) {
 	if era == "" {
 		return nil, nil, nil
 	}
-	own, err := c.dir.open(private)
+	own, err := c.dir.open(Private)
 	if err != nil {
 		return nil, nil, err
 	}

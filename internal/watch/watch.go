@@ -39,8 +39,8 @@ type Watcher struct {
 // for everything each second, together with an error that wraps ErrPolling.
 //
 // Interested, if not nil, is asked for each name that changed inside a
-// directory; only those it wants ring. It is called from another goroutine.
-func New(interested func(name string) bool) (*Watcher, error) {
+// directory, and whether it has gone from there; only those it wants ring. It is called from another goroutine.
+func New(interested func(name string, gone bool) bool) (*Watcher, error) {
 	w := &Watcher{
 		bell:  make(chan struct{}, 1),
 		done:  make(chan struct{}),

@@ -29,7 +29,7 @@ type system struct {
 	polling bool // a watch could not be had, so the clock rings too
 }
 
-func (w *Watcher) start(interested func(string) bool) error {
+func (w *Watcher) start(interested func(string, bool) bool) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return &fs.PathError{Op: "inotify_init1", Path: "inotify", Err: err}
@@ -118,7 +118,7 @@ func (w *Watcher) Close() {
 
 // read blocks in the runtime's poller until there are events or the file is
 // closed.
-func (w *Watcher) read(interested func(string) bool) {
+func (w *Watcher) read(interested func(string, bool) bool) {
 	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
 	for {
 		n, err := w.sys.file.Read(buf)
@@ -134,7 +134,7 @@ func (w *Watcher) read(interested func(string) bool) {
 
 // decode goes through the events of one read, laid out as inotify(7) says:
 // wd, mask, cookie, len, then len bytes of name padded with NUL.
-func (w *Watcher) decode(buf []byte, interested func(string) bool) {
+func (w *Watcher) decode(buf []byte, interested func(string, bool) bool) {
 	for len(buf) >= unix.SizeofInotifyEvent {
 		wd := int32(binary.NativeEndian.Uint32(buf))
 		what := binary.NativeEndian.Uint32(buf[4:])
@@ -159,7 +159,7 @@ func (w *Watcher) decode(buf []byte, interested func(string) bool) {
 			delete(w.sys.wds, key)
 		}
 		w.sys.table.Unlock()
-		if !known || len(name) > 0 && interested != nil && !interested(string(name)) {
+		if !known || len(name) > 0 && interested != nil && !interested(string(name), what&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0) {
 			continue
 		}
 		w.ring(key)

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func start(t *testing.T, interested func(string) bool) *Watcher {
+func start(t *testing.T, interested func(string, bool) bool) *Watcher {
 	t.Helper()
 	w, err := New(interested)
 	if err != nil {
@@ -154,7 +154,7 @@ func TestEveryChangeInADirectoryRings(t *testing.T) {
 
 func TestOnlyInterestingNamesRing(t *testing.T) {
 	dir := t.TempDir()
-	w := start(t, func(name string) bool { return name == "lock" })
+	w := start(t, func(name string, _ bool) bool { return name == "lock" })
 	add(t, w, dir, "web")
 	l := listen(t, w)
 	for name, want := range map[string]string{"status": "", "lock2": "", "loc": "", ".lock": "", "lock": "web"} {
@@ -389,7 +389,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, buf []byte) {
 		w := silent(map[int32]string{1: "a", 2: "b"})
-		w.decode(buf, func(name string) bool {
+		w.decode(buf, func(name string, _ bool) bool {
 			if strings.ContainsRune(name, 0) {
 				t.Errorf("name %q", name)
 			}
@@ -424,7 +424,7 @@ func TestEventsThatTheKernelLostAreToldOf(t *testing.T) {
 	}
 	entered, leave := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	w := start(t, func(string) bool {
+	w := start(t, func(string, bool) bool {
 		once.Do(func() { close(entered) })
 		<-leave
 		return true
