@@ -94,6 +94,7 @@ type call struct {
 type folder struct {
 	fresh     bool         // it has not been looked at yet
 	status    bool         // it had a status when it was last looked at
+	missed    time.Time    // since when it has none; zero: it has
 	lock      rundir.Stamp // the lock that was last acted upon; zero: none
 	unwritten bool         // the lock does not say what it should: it could not be written
 	half      time.Time    // since when the lock looks half done; zero: it does not
@@ -323,11 +324,7 @@ func (c *Control) look(name string) {
 		return
 	}
 	defer f.Close()
-	there := f.Has(rundir.State)
-	lost := !k.fresh && !another && k.half.IsZero() && k.status && !there
-	if k.half.IsZero() {
-		k.status = there
-	}
+	lost := !k.fresh && !another && c.bereft(name, k, f)
 	if lost {
 		// Somebody has removed what we published; or whoever removed the lock
 		// was on his way to remove all else, and slower than we were in
@@ -345,6 +342,26 @@ func (c *Control) look(name string) {
 	if half || empty {
 		c.again[name] = time.Now().Add(blink)
 	}
+}
+
+// bereft tells whether the folder had a status, and has had none for a while:
+// rm -r of the folder takes it before the folder itself, and must not meet one
+// that was made anew meanwhile.
+func (c *Control) bereft(name string, k *folder, f *rundir.Folder) bool {
+	switch {
+	case f.Has(rundir.State):
+		k.status, k.missed = true, time.Time{}
+		return false
+	case !k.status:
+		return false
+	case k.missed.IsZero():
+		k.missed = time.Now()
+	case time.Since(k.missed) >= unfilled:
+		k.status, k.missed = false, time.Time{}
+		return true
+	}
+	c.again[name] = k.missed.Add(unfilled)
+	return false
 }
 
 // requests takes every request there is. A request is renamed before it is
