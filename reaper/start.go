@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -113,13 +114,18 @@ const hanging = 100 * time.Millisecond
 // Collect collects the garbage, unless a fork is under way: a collection has to
 // stop every processor for a moment, and one that is in a fork cannot be
 // stopped before the child has executed, which may be never. New forks wait
-// for the collection. It tells whether there was one.
-func (r *Reaper) Collect() bool {
+// for the collection. Thoroughly means that memory which is free then is given
+// back to the kernel. It tells whether there was a collection.
+func (r *Reaper) Collect(thoroughly bool) bool {
 	if !r.calm.TryLock() {
 		return false
 	}
 	defer r.calm.Unlock()
-	runtime.GC()
+	if thoroughly {
+		debug.FreeOSMemory()
+	} else {
+		runtime.GC()
+	}
 	return true
 }
 

@@ -13,7 +13,7 @@ import (
 // is made anew, and what could not be published is tried again.
 type keeper struct {
 	claim   *rundir.Claim
-	collect func() bool
+	collect func(thoroughly bool) bool
 	publish func(lost bool)
 	renew   func()
 	log     *journal
@@ -30,9 +30,10 @@ func (k *keeper) run(ctx context.Context, look <-chan struct{}) error {
 			return nil
 		case <-look:
 			k.keep()
+			k.tidy(true)
 		case <-k.log.busy:
+			k.tidy(false)
 		}
-		k.tidy()
 	}
 }
 
@@ -57,14 +58,18 @@ func (k *keeper) keep() {
 	}
 }
 
-// tidy collects the garbage when there is as much of it again as was left the
-// last time, and no less than a little. The runtime must not do that by itself:
-// see Reaper.Collect.
-func (k *keeper) tidy() {
-	const little = 2 << 20
+// tidy collects the garbage when there is enough of it: while there is much to
+// do, as much again as was left the last time; every five seconds, less, and
+// then what is free is given back to the kernel. At rest there is none. The
+// runtime must not do that by itself: see Reaper.Collect.
+func (k *keeper) tidy(rest bool) {
+	enough := 2*k.garbage + 2<<20
+	if rest {
+		enough = k.garbage + k.garbage/8 + 128<<10
+	}
 	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(sample)
-	if sample[0].Value.Uint64() < 2*k.garbage+little || !k.collect() {
+	if sample[0].Value.Uint64() < enough || !k.collect(rest) {
 		return
 	}
 	metrics.Read(sample)
