@@ -76,6 +76,35 @@ func Look(dir *rundir.Dir, name string) (View, error) {
 // come any more.
 type Goal func(View) (done bool, again time.Duration, err error)
 
+// Glance is Look for a list of many services: without Needs, and without what
+// there is to know of a wait that is over. Shown is the process that the pid
+// file names, which the service may have rewritten. buf is longer than
+// rundir.MaxFile.
+func Glance(dir *rundir.Dir, name string, buf []byte) (v View, shown int, err error) {
+	data, err := dir.Peek(name, rundir.State, buf)
+	if err != nil {
+		return v, 0, err
+	}
+	if v.Status, err = rundir.ParseStatus(data); err != nil {
+		return v, 0, fmt.Errorf("%s: %w", filepath.Join(dir.Path(), name, rundir.State), err)
+	}
+	v.Ready = dir.Holds(name, rundir.Ready)
+	if v.Phase == rundir.Up {
+		if data, err := dir.Peek(name, rundir.Waiting, buf); err == nil {
+			v.Waiting = rundir.ParseNames(data)
+		}
+	}
+	shown = v.Pid
+	if v.Pid != 0 {
+		if data, err := dir.Peek(name, rundir.Pid, buf); err == nil {
+			if pid, err := rundir.ParsePid(data); err == nil {
+				shown = pid
+			}
+		}
+	}
+	return v, shown, nil
+}
+
 // Target is one service and what is wanted of it.
 type Target struct {
 	Name    string

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -41,8 +42,8 @@ func (s *session) status(names []string, all, running bool) {
 		slices.Sort(names)
 	}
 	rows := make([]row, 0, len(names))
-	for _, name := range names {
-		r, err := s.row(name, running)
+	for i, l := range s.looks(names, running) {
+		name, r, err := names[i], l.row, l.err
 		switch {
 		case err == nil:
 			rows = append(rows, r)
@@ -71,8 +72,45 @@ func (s *session) status(names []string, all, running bool) {
 	}
 }
 
-func (s *session) row(name string, running bool) (row, error) {
-	view, err := control.Look(s.dir, name)
+// look is what came of a look at a service.
+type look struct {
+	row row
+	err error
+}
+
+// looks looks at all of them, on all processors.
+func (s *session) looks(names []string, running bool) []look {
+	looks := make([]look, len(names))
+	var wait sync.WaitGroup
+	const share = 128 // is worth a goroutine
+	for begin := 0; begin < len(names); begin += share {
+		wait.Go(func() {
+			buf := make([]byte, rundir.MaxFile+1)
+			for i := begin; i < min(begin+share, len(names)); i++ {
+				looks[i].row, looks[i].err = s.row(names[i], running, buf)
+			}
+		})
+	}
+	wait.Wait()
+	return looks
+}
+
+func (s *session) row(name string, running bool, buf []byte) (row, error) {
+	var view control.View
+	var shown int
+	var err error
+	if s.json || s.tree {
+		view, err = control.Look(s.dir, name)
+		if shown = view.Pid; shown != 0 {
+			if data, err := s.dir.Peek(name, rundir.Pid, buf); err == nil {
+				if pid, err := rundir.ParsePid(data); err == nil {
+					shown = pid
+				}
+			}
+		}
+	} else {
+		view, shown, err = control.Glance(s.dir, name, buf)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(filepath.Join(s.sysdir, name)); running && err == nil && !rundir.Ignored(name) {
 			r := row{name: name, pending: true}
@@ -87,15 +125,8 @@ func (s *session) row(name string, running bool) (row, error) {
 		return row{}, err
 	}
 	r := row{name: name, view: view, pid: view.Pid, stale: !running}
-	if r.pid != 0 && running {
-		if f, err := s.dir.Folder(name); err == nil {
-			if data, err := f.Read(rundir.Pid); err == nil {
-				if pid, err := rundir.ParsePid(data); err == nil {
-					r.pid = pid
-				}
-			}
-			f.Close()
-		}
+	if running {
+		r.pid = shown
 	}
 	if r.stale && view.Pid != 0 {
 		r.alive = rundir.Leads(view.Pid)

@@ -586,3 +586,48 @@ func Leads(pid int) bool {
 	sid, err := unix.Getsid(pid)
 	return err == nil && sid == pid || err == unix.EPERM
 }
+
+// Peek reads a file of a service's folder, as Folder and Read do, with as few
+// system calls as there can be: for whoever reads those of thousands. The
+// content is in buf, which has to be longer than MaxFile.
+func (d *Dir) Peek(name, file string, buf []byte) ([]byte, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	fd, err, ok := openBeneath(d.fd(), name+"/"+file)
+	if !ok {
+		f, err := d.Folder(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return f.Read(file)
+	}
+	fail := func(err error) error {
+		return &fs.PathError{Op: "read", Path: filepath.Join(d.path, name, file), Err: err}
+	}
+	if err != nil {
+		return nil, fail(err)
+	}
+	defer unix.Close(fd)
+	for {
+		// A regular file that is shorter is read whole by one read(2).
+		n, err := unix.Read(fd, buf)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, fail(err)
+		case n > MaxFile:
+			return nil, fail(ErrIrregular)
+		}
+		return buf[:n], nil
+	}
+}
+
+// Holds tells whether there is anything under the name of a file in a
+// service's folder.
+func (d *Dir) Holds(name, file string) bool {
+	var st unix.Stat_t
+	return CheckName(name) == nil && unix.Fstatat(d.fd(), name+"/"+file, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+}

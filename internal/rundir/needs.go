@@ -32,6 +32,11 @@ func (f *Folder) ReadNames(file string) []string {
 	if err != nil {
 		return nil
 	}
+	return ParseNames(data)
+}
+
+// ParseNames reads the content of Waiting or Needs.
+func ParseNames(data []byte) []string {
 	var names []string
 	for line := range strings.Lines(string(data)) {
 		name := strings.TrimSuffix(line, "\n")
