@@ -15,3 +15,8 @@ require (
 	go.uber.org/multierr v1.10.0 // indirect
 	golang.org/x/tools v0.26.0 // indirect
 )
+
+godebug (
+	containermaxprocs=0
+	updatemaxprocs=0
+)

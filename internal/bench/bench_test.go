@@ -3,310 +3,400 @@
 package bench
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"sysmgr/control"
 	"sysmgr/internal/load/rig"
 	"sysmgr/internal/rundir"
 )
 
-func TestMain(m *testing.M) { rig.Main(m, table.print) }
-
-// table is what the benchmarks have found, for people.
-var table rows
-
-type rows [][]string
-
-func (t *rows) add(cells ...string) { *t = append(*t, cells) }
-
-func (t *rows) print() {
-	if len(*t) == 0 {
+func TestMain(m *testing.M) {
+	if program := os.Getenv(asFloor); program != "" {
+		beFloor(program)
 		return
 	}
-	fmt.Printf("\n%-52s %10s %10s %10s\n", "", "median", "p90", "ratio")
-	for _, row := range *t {
-		row = append(row, make([]string, 4-len(row))...)
-		fmt.Println(strings.TrimRight(fmt.Sprintf("%-52s %10s %10s %10s", row[0], row[1], row[2], row[3]), " "))
-	}
-	fmt.Print("\nratio: to the floor of the same benchmark, fork+execve+wait4 of the same program (static, Go).\n\n")
+	rig.Main(m)
 }
 
-// yard is a rig whose victims tell when they were executed.
-type yard struct {
-	*testing.B
-	*rig.Rig
-	victim string
-	fifo   string
-	stamps chan stamp
-	env    []string // of victims that are started here
+// The environment of "make bench".
+const (
+	wanted  = "SYSMGR_BENCH"        // run at all; a number: so many rounds
+	drawing = "SYSMGR_BENCH_SVG"    // where to draw the picture
+	peers   = "SYSMGR_BENCH_PEERS"  // measure the other supervisors too
+	strict  = "SYSMGR_BENCH_STRICT" // a target that is missed is an error
+	only    = "SYSMGR_BENCH_ONLY"   // one, many or scale: not all of it
+)
 
-	floors  []time.Duration // fork to wait4, of a program that ends at once
-	instant []time.Duration // fork to its first instruction
-}
+const (
+	singles = 60     // how often what is about one service is measured in a round
+	many    = 1000   // services
+	more    = 10_000 // services, for how things grow
+)
 
-// stamp is what a victim says of itself.
-type stamp struct {
-	name string
-	pid  int
-	born time.Duration // by rundir.Clock
-}
+// rounds are what is seen in the rounds, by measure.
+type rounds struct {
+	restart, restartFloor   []time.Duration // all samples
+	restarts, restartFloors []float64       // medians of the rounds
+	appear, appearFloor     []float64
+	start, startFloor       []float64
+	stop, version           []float64
+	boot, bootFloor         []float64
+	again                   []float64
+	end, endFloor           []float64
+	status                  []float64
+	calls                   []float64 // system calls of svctl status
+	memory                  map[int][]float64
 
-func newYard(b *testing.B) *yard {
-	y := &yard{B: b, Rig: rig.New(b, rig.Plain), victim: rig.Program(b, rig.Plain, "victim"), stamps: make(chan stamp, 4096)}
-	y.fifo = filepath.Join(y.Work, "stamps")
-	if err := unix.Mkfifo(y.fifo, 0o600); err != nil {
-		b.Fatal(err)
-	}
-	// Open for both: victims do not wait, and there is never an end.
-	file, err := os.OpenFile(y.fifo, os.O_RDWR, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { file.Close() })
-	go func() {
-		defer close(y.stamps)
-		for lines := bufio.NewScanner(file); lines.Scan(); {
-			words := strings.Fields(lines.Text())
-			pid, _ := strconv.Atoi(words[1])
-			born, _ := strconv.ParseInt(words[2], 10, 64)
-			y.stamps <- stamp{words[0], pid, time.Duration(born)}
-		}
-	}()
-	y.env = y.Environment("SYSMGR_NAME=floor", "VICTIM_STAMP="+y.fifo)
-	return y
-}
+	offered int // how many new services in a round
 
-// next is the stamp of a service, or of anybody if there is no name.
-func (y *yard) next(name string) stamp {
-	y.Helper()
-	deadline := time.After(rig.Patience)
-	for {
-		select {
-		case s := <-y.stamps:
-			if name == "" || s.name == name {
-				return s
-			}
-		case <-deadline:
-			y.Fatalf("%s: not executed within %s", name, rig.Patience)
-		}
+	more struct {
+		boot, bootFloor, again, end, endFloor, status, switches, ticks float64
 	}
 }
 
-// fork is the bare start of a victim.
-func (y *yard) fork(env ...string) int {
-	y.Helper()
-	pid, err := syscall.ForkExec(y.victim, []string{y.victim}, &syscall.ProcAttr{
-		Env: append(y.env[:len(y.env):len(y.env)], env...), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true},
-	})
-	if err != nil {
-		y.Fatal(err)
+// TestTable is "make bench".
+func TestTable(t *testing.T) {
+	count, _ := strconv.Atoi(os.Getenv(wanted))
+	if count == 0 {
+		t.Skip("run by: make bench")
 	}
-	return pid
-}
-
-func (y *yard) wait4(pid int) {
-	y.Helper()
-	for {
-		_, err := syscall.Wait4(pid, nil, 0, nil)
-		if err == nil {
-			return
-		}
-		if err != syscall.EINTR {
-			y.Fatal(err)
-		}
-	}
-}
-
-// floor takes samples of what everything here is compared with.
-func (y *yard) floor(count int) {
-	y.Helper()
+	r := rounds{memory: make(map[int][]float64), offered: singles / 2}
+	is := func(part string) bool { return os.Getenv(only) == "" || os.Getenv(only) == part }
 	for range count {
-		begin := rundir.Clock()
-		y.wait4(y.fork("VICTIM_BRIEF=1"))
-		y.floors = append(y.floors, rundir.Clock()-begin)
-		y.instant = append(y.instant, y.next("floor").born-begin)
+		if is("one") {
+			t.Run("none", func(t *testing.T) { r.none(t, newOurs) })
+			t.Run("one", func(t *testing.T) { r.one(t, newOurs) })
+		}
+		if is("many") {
+			t.Run("many", func(t *testing.T) { r.many(t, newOurs) })
+		}
+	}
+	if is("scale") {
+		t.Run("scale", r.scale)
+	}
+	if t.Failed() {
+		return
+	}
+	table := r.table(fmt.Sprintf("sysmgr, %d rounds; medians (and ranges of the rounds)", count))
+	fmt.Print(table)
+	fmt.Print("\nfloor: the bare loop that does the same work, measured beside it; ratio: to that.\n" +
+		"tool: the shortest run of the tool, svctl -V; spawn: a bare spawn to its first instruction.\n")
+	if os.Getenv(peers) != "" {
+		comparePeers(t, count)
+	}
+	if path := os.Getenv(drawing); path != "" {
+		if err := table.picture(path); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, row := range table.rows {
+		if os.Getenv(strict) != "" && row.verdict() == "MISSED" {
+			t.Errorf("%s: target missed", row.what)
+		}
 	}
 }
 
-// start starts the daemon, whose services are victims.
-func (y *yard) start() {
-	y.Helper()
-	y.StartWith([]string{"VICTIM_STAMP=" + y.fifo})
-}
+// steady is for how long services have to run before their first end is
+// followed by a start at once.
+const steady = 1200 * time.Millisecond
 
-// report puts samples into the table and among the benchmark's metrics.
-func (y *yard) report(what string, samples []time.Duration) {
-	floor := quantile(y.floors, 50)
-	ratio := float64(quantile(samples, 50)) / float64(floor)
-	y.ReportMetric(0, "ns/op") // of b.N, which says nothing here
-	y.ReportMetric(ratio, "x-floor")
-	y.ReportMetric(us(quantile(samples, 50)), "µs-median")
-	y.ReportMetric(us(quantile(samples, 90)), "µs-p90")
-	y.ReportMetric(us(floor), "µs-floor")
-	y.row(what, samples)
-	y.row("  floor: fork+execve+wait4", y.floors)
-	y.row("  floor: fork to first instruction", y.instant)
-}
+// pause is between two samples, so that the first is over when the second
+// begins: its files written, its log line too.
+const pause = 4 * time.Millisecond
 
-func (y *yard) row(what string, samples []time.Duration) {
-	median := quantile(samples, 50)
-	table.add(fmt.Sprintf("%s (%d)", what, len(samples)), show(median), show(quantile(samples, 90)),
-		fmt.Sprintf("%.2f", float64(median)/float64(quantile(y.floors, 50))))
-}
-
-func quantile(samples []time.Duration, percent int) time.Duration {
-	sorted := slices.Sorted(slices.Values(samples))
-	return sorted[((len(sorted)-1)*percent+99)/100]
-}
-
-func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-
-func show(d time.Duration) string { return fmt.Sprintf("%.0f µs", us(d)) }
-
-// names are those of as many services.
-func names(count int) []string {
+func names(prefix string, count int) []string {
 	out := make([]string, count)
 	for i := range out {
-		out[i] = fmt.Sprintf("s%04d", i)
+		out[i] = fmt.Sprintf("%s%05d", prefix, i)
 	}
 	return out
 }
 
-// samples is how often a single service is measured. b.N has no say: a
-// benchmark here is as many samples as it needs, once.
-const samples = 80
+// one measures what is about one service.
+func (r *rounds) one(t *testing.T, kind func(*yard) keeper) {
+	y := newYard(t)
+	k := kind(y)
+	k.lay(names("s", singles)...)
+	loop := y.floor()
+	loop.tell("loop")
+	_, bare := y.next(1)
+	k.begin()
+	last, pids := y.next(singles)
+	time.Sleep(last + steady - rundir.Clock())
 
-// From kill -9 of a service to the first instruction of its next instance.
-// Its first end after a second of life is followed by a start at once, the
-// next ones are not: so each service is killed once.
-func BenchmarkDeathToExec(b *testing.B) {
-	y := newYard(b)
-	services := names(samples)
-	for _, name := range services {
-		y.Link(name, y.victim)
+	var ours, floors []time.Duration
+	running := []int{} // of the services
+	for _, pid := range pids {
+		time.Sleep(pause)
+		at := y.kill(pid)
+		born, next := y.next(1)
+		ours, running = append(ours, born-at), append(running, next...)
+		time.Sleep(pause)
+		at = y.kill(bare...)
+		born, bare = y.next(1)
+		floors = append(floors, born-at)
 	}
-	y.start()
-	pids := make(map[string]int)
-	var youngest time.Duration
-	for len(pids) < samples {
-		s := y.next("")
-		pids[s.name], youngest = s.pid, max(youngest, s.born)
-	}
-	const enough = 1500 * time.Millisecond
-	var took []time.Duration
-	for _, name := range services {
-		y.floor(1)
-		time.Sleep(max(5*time.Millisecond, youngest+enough-rundir.Clock()))
-		at := y.Kill(pids[name])
-		took = append(took, y.next(name).born-at)
-	}
-	y.report("kill -9 to first instruction of the next", took)
-	y.End()
-}
+	loop.close(bare...)
+	r.restart, r.restartFloor = append(r.restart, ours...), append(r.restartFloor, floors...)
+	r.restarts, r.restartFloors = append(r.restarts, us(median(ours))), append(r.restartFloors, us(median(floors)))
 
-// From the rename of an entry into the service directory, which is the moment
-// it is complete, to its first instruction.
-func BenchmarkNewFileToExec(b *testing.B) {
-	y := newYard(b)
-	y.start()
-	var took []time.Duration
-	for _, name := range names(samples) {
-		aside := filepath.Join(y.Work, name)
-		if err := os.Symlink(y.victim, aside); err != nil {
-			b.Fatal(err)
+	running = append(running, r.offers(y, k)...)
+
+	// Its tool, beside the shortest run of that and a bare spawn.
+	spawn := y.floor()
+	var versions, stops, starts, spawns []time.Duration
+	var tools []int
+	for _, name := range names("new", r.offered) {
+		time.Sleep(pause)
+		versions = append(versions, y.run(k.shortest()...))
+		time.Sleep(pause)
+		if k.stop(name) == nil {
+			continue
 		}
-		y.floor(1)
-		// The scanner takes a breath after each scan, to see a burst of
-		// changes as one; this is about a single change.
-		time.Sleep(25 * time.Millisecond)
+		stops = append(stops, y.run(k.stop(name)...))
+		time.Sleep(pause)
+		spawns = append(spawns, spawn.spawns(1))
+		spawn.ends()
+		time.Sleep(pause)
 		at := rundir.Clock()
-		if err := os.Rename(aside, filepath.Join(y.Sysdir, name)); err != nil {
-			b.Fatal(err)
-		}
-		took = append(took, y.next(name).born-at)
+		tools = append(tools, y.spawn(os.Stderr, k.start(name)...))
+		born, pids := y.next(1)
+		starts, running = append(starts, born-at), append(running, pids...)
 	}
-	y.report("new file to first instruction", took)
-	y.End()
+	for _, pid := range tools {
+		y.wait(pid)
+	}
+	spawn.close()
+	if len(stops) > 0 {
+		r.version, r.stop = append(r.version, us(median(versions))), append(r.stop, us(median(stops)))
+		r.start, r.startFloor = append(r.start, us(median(starts))), append(r.startFloor, us(median(spawns)))
+	}
+	k.end(running)
 }
 
-// From the start of the daemon to the first instruction of the last of its
-// thousand services, divided by a thousand; and the same for a bare loop that
-// forks a thousand of them one after the other.
-func BenchmarkThousandServices(b *testing.B) {
-	const count, rounds = 1000, 3
-	y := newYard(b)
-	for _, name := range names(count) {
-		y.Link(name, y.victim)
+// offers measures how long a new service waits, beside a bare loop that
+// watches a directory.
+func (r *rounds) offers(y *yard, k keeper) (running []int) {
+	folder := filepath.Join(y.Work, "watched")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		y.Fatal(err)
 	}
-	last := func() (born time.Duration) {
+	watching := y.floor()
+	watching.tell("watch %s", folder)
+	watching.answer()
+	var ours, floors []time.Duration
+	var bare []int
+	for i, name := range names("new", r.offered) {
+		if p, ok := k.(*peer); ok {
+			p.put(name, y.Work)
+		}
+		time.Sleep(k.breath(i))
+		at := rundir.Clock()
+		k.offer(name)
+		born, pids := y.next(1)
+		ours, running = append(ours, born-at), append(running, pids...)
+		at = rundir.Clock()
+		y.aside(name, folder)
+		born, pids = y.next(1)
+		floors, bare = append(floors, born-at), append(bare, pids...)
+	}
+	watching.close(bare...)
+	r.appear, r.appearFloor = append(r.appear, us(median(ours))), append(r.appearFloor, us(median(floors)))
+	return running
+}
+
+// aside makes a link to the program and renames it into a folder.
+func (y *yard) aside(name, folder string) {
+	aside := filepath.Join(y.Work, "aside")
+	if err := errors.Join(os.Symlink(y.path, aside), os.Rename(aside, filepath.Join(folder, name))); err != nil {
+		y.Fatal(err)
+	}
+}
+
+// none measures what it costs to have nothing to do.
+func (r *rounds) none(t *testing.T, kind func(*yard) keeper) {
+	k := kind(newYard(t))
+	k.begin()
+	time.Sleep(settled)
+	r.memory[0] = append(r.memory[0], k.memory())
+	k.end(nil)
+}
+
+// settled is how long after its last work the daemon is looked at.
+const settled = 3 * time.Second
+
+// crowd is what is seen of as many services.
+type crowd struct{ boot, bootFloor, again, memory, status, end, endFloor float64 }
+
+func (y *yard) crowd(k keeper, count int, meanwhile func()) (c crowd) {
+	k.lay(names("s", count)...)
+	bare := y.floor()
+	c.bootFloor = ms(bare.spawns(count))
+	c.endFloor = ms(bare.ends())
+	bare.close()
+
+	begin := rundir.Clock()
+	k.begin()
+	last, pids := y.next(count)
+	c.boot = ms(last - begin)
+	time.Sleep(last + steady - rundir.Clock())
+
+	at := y.kill(pids...)
+	last, pids = y.next(count)
+	c.again = ms(last - at)
+	k.settle(count)
+	time.Sleep(settled)
+	c.memory = k.memory()
+
+	var statuses []time.Duration
+	for range 5 {
+		statuses = append(statuses, y.run(k.status(count)...))
+	}
+	c.status = ms(median(statuses))
+	if meanwhile != nil {
+		meanwhile()
+	}
+	c.end = k.end(pids)
+	return c
+}
+
+// many measures what is about a thousand services.
+func (r *rounds) many(t *testing.T, kind func(*yard) keeper) {
+	y := newYard(t)
+	k := kind(y)
+	c := y.crowd(k, many, func() {
+		if len(r.calls) == 0 {
+			r.calls = y.systemCalls(k.status(many)...)
+		}
+	})
+	r.boot, r.bootFloor, r.again = append(r.boot, c.boot), append(r.bootFloor, c.bootFloor), append(r.again, c.again)
+	r.memory[many] = append(r.memory[many], c.memory)
+	r.status = append(r.status, c.status)
+	r.end, r.endFloor = append(r.end, c.end), append(r.endFloor, c.endFloor)
+}
+
+// systemCalls counts those of a command, with strace(1) if there is one, by
+// service.
+func (y *yard) systemCalls(args ...string) []float64 {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		return nil
+	}
+	out := filepath.Join(y.Work, "strace")
+	y.run(append([]string{strace, "-f", "-qq", "-c", "-o", out}, args...)...)
+	text, _ := os.ReadFile(out)
+	total := regexp.MustCompile(`(?m)^100\.00 +\S+ +(?:\S+ +)?(\d+)(?: +\d+)? +total$`).FindSubmatch(text)
+	if total == nil {
+		return nil
+	}
+	count, _ := strconv.ParseFloat(string(total[1]), 64)
+	return []float64{count / many}
+}
+
+// scale measures what is about ten thousand, once, and the daemon at rest.
+func (r *rounds) scale(t *testing.T) {
+	const stretch = 30 * time.Second
+	y := newYard(t)
+	y.Patience = patience
+	c := y.crowd(newOurs(y), more, func() {
+		// At the first look the directory is still so new that it is read
+		// again, and the runtime gives memory back for a while.
+		time.Sleep(stretch)
+		before := y.Usage()
+		time.Sleep(stretch)
+		after := y.Usage()
+		r.more.switches = float64(after.Switches-before.Switches) / stretch.Seconds()
+		r.more.ticks = float64(after.Ticks - before.Ticks)
+	})
+	r.more.boot, r.more.bootFloor, r.more.again, r.more.status = c.boot, c.bootFloor, c.again, c.status
+	r.more.end, r.more.endFloor = c.end, c.endFloor
+	r.memory[more] = []float64{c.memory}
+}
+
+// table holds the targets.
+func (r *rounds) table(title string) *table {
+	t := &table{title: title}
+	times := func(bound float64) func(floor, ours float64) bool {
+		return func(floor, ours float64) bool { return ours <= bound*floor }
+	}
+	most := func(bound float64) func(floor, ours float64) bool {
+		return func(_, ours float64) bool { return ours <= bound }
+	}
+	if len(r.restarts) > 0 {
+		t.add(row{"death to first instruction, median", "µs", r.restartFloors, r.restarts, "1.3 x floor", times(1.3)})
+		middle := us(median(r.restartFloor))
+		t.add(row{"death to first instruction, p99", "µs", []float64{middle}, []float64{us(quantile(r.restart, 99))}, "3 x floor's median", times(3)})
+		t.add(row{"  the floor's own p99", "µs", []float64{middle}, []float64{us(quantile(r.restartFloor, 99))}, "", nil})
+		t.add(row{"new file to first instruction", "µs", r.appearFloor, r.appear, "1.5 x floor", times(1.5)})
+	}
+	if len(r.stop) > 0 {
+		sum := make([]float64, len(r.version))
+		for i := range sum {
+			sum[i] = r.version[i] + r.startFloor[i]
+		}
+		version, spawn := median(r.version), median(r.startFloor)
+		t.add(row{"start by its tool to first instruction", "µs", sum, r.start, "tool + 1.5 x spawn", most(version + 1.5*spawn)})
+		t.add(row{"stop by its tool, whole command", "µs", r.version, r.stop, "2 x tool + 2 ms", most(2*version + 2000)})
+	}
+	if len(r.boot) > 0 {
+		t.add(row{"start of it to 1,000 running", "ms", r.bootFloor, r.boot, "1.3 x floor", times(1.3)})
+		t.add(row{"1,000 killed at once to all running", "ms", r.bootFloor, r.again, "1.5 x floor", times(1.5)})
+		t.add(row{"shutdown of 1,000", "ms", r.endFloor, r.end, "2 x floor", times(2)})
+		t.add(row{"status of 1,000, whole command", "ms", nil, r.status, "15 ms", most(15)})
+		if len(r.calls) > 0 {
+			t.add(row{"  its system calls, each service", "", nil, r.calls, "3", most(3)})
+		}
+	}
+	for _, m := range []struct {
+		count int
+		what  string
+		most  float64
+	}{{0, "memory (PSS), no service", 5}, {many, "memory (PSS), 1,000 services", 8}, {more, "memory (PSS), 10,000 services", 40}} {
+		if len(r.memory[m.count]) > 0 {
+			t.add(row{m.what, "MB", nil, r.memory[m.count], fmt.Sprintf("%.0f MB", m.most), most(m.most)})
+		}
+	}
+	if m := r.more; m.boot > 0 {
+		t.add(row{"at rest, 10,000: context switches", "/s", nil, []float64{m.switches}, "0.3 /s", most(0.3)})
+		t.add(row{"at rest, 10,000: CPU in 30 s", "ticks", nil, []float64{m.ticks}, "0", most(0)})
+		t.add(row{"start of it to 10,000 running", "ms", []float64{m.bootFloor}, []float64{m.boot}, "1.3 x floor", times(1.3)})
+		t.add(row{"10,000 killed at once to all running", "ms", []float64{m.bootFloor}, []float64{m.again}, "1.5 x floor", times(1.5)})
+		t.add(row{"shutdown of 10,000", "ms", []float64{m.endFloor}, []float64{m.end}, "2 x floor", times(2)})
+		t.add(row{"status of 10,000, whole command", "ms", nil, []float64{m.status}, "150 ms", most(150)})
+	}
+	return t
+}
+
+// comparePeers measures the others, as far as they are installed, and prints
+// the same table of each. Their limits, where they have one, are a thousand
+// services.
+func comparePeers(t *testing.T, count int) {
+	for _, kind := range peerKinds {
+		if !kind.installed() {
+			fmt.Printf("\n%s: not installed\n", kind.name)
+			continue
+		}
+		// Some look for new services every five seconds: fewer samples of that.
+		r := rounds{memory: make(map[int][]float64), offered: 4}
 		for range count {
-			born = max(born, y.next("").born)
+			t.Run(kind.name, func(t *testing.T) {
+				t.Run("none", func(t *testing.T) { r.none(t, kind.make) })
+				t.Run("one", func(t *testing.T) { r.one(t, kind.make) })
+				t.Run("many", func(t *testing.T) { r.many(t, kind.make) })
+			})
 		}
-		return born
+		if t.Failed() {
+			return
+		}
+		table := r.table(fmt.Sprintf("%s, %d rounds (%s)", kind.name, count, kind.manual))
+		fmt.Print(strings.ReplaceAll(table.String(), "ours", "its "))
 	}
-	var took, bare []time.Duration
-	for range rounds {
-		y.floor(50)
-		begin := rundir.Clock()
-		pids := make([]int, count)
-		for i := range pids {
-			pids[i] = y.fork()
-		}
-		bare = append(bare, (last()-begin)/count)
-		for _, pid := range pids {
-			y.Kill(pid)
-			y.wait4(pid)
-		}
-
-		y.floor(50)
-		begin = rundir.Clock()
-		y.Launch([]string{"VICTIM_STAMP=" + y.fifo})
-		took = append(took, (last()-begin)/count)
-		y.End()
-	}
-	y.report("daemon start to 1,000 services running, each", took)
-	y.row("  bare loop of 1,000 fork+execve, each", bare)
-}
-
-// The daemon's memory: its proportional set size with services that do
-// nothing, some seconds after the last of them came up.
-func BenchmarkMemory(b *testing.B) {
-	y := newYard(b)
-	empty := 0
-	for _, count := range []int{0, 100, 1000} {
-		services := names(count)
-		for _, name := range services {
-			y.Link(name, y.Sleeper())
-		}
-		y.Start()
-		if count > 0 {
-			y.Await("up", func(v control.View) bool { return v.Phase == rundir.Up }, services...)
-		}
-		time.Sleep(3 * time.Second)
-		pss := y.Usage().PSS
-		b.ReportMetric(float64(pss), fmt.Sprintf("kB-PSS-%d", count))
-		each := ""
-		if count == 0 {
-			empty = pss
-		} else {
-			each = fmt.Sprintf(", %.1f kB each", float64(pss-empty)/float64(count))
-		}
-		table.add(fmt.Sprintf("PSS with %d services%s", count, each), fmt.Sprintf("%d kB", pss))
-		y.End()
-		for _, name := range services {
-			os.Remove(filepath.Join(y.Sysdir, name))
-		}
-	}
-	b.ReportMetric(0, "ns/op")
 }

@@ -40,6 +40,8 @@ type Rig struct {
 	Work   string // for the test, and for victims
 	Log    string // the daemon's standard error, and that of its services
 
+	Stdout *os.File // that of its services, if it is not to be Log
+
 	Patience time.Duration // Patience, for what is larger than usual more
 
 	Daemon *os.Process // nil while there is none
@@ -170,6 +172,9 @@ func (r *Rig) LaunchUnder(wrapper, env []string, args ...string) {
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Env = r.Environment(env...)
 	cmd.Stdout, cmd.Stderr = log, log
+	if r.Stdout != nil {
+		cmd.Stdout = r.Stdout
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r.begun = time.Now()
 	if err := cmd.Start(); err != nil {

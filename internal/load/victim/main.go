@@ -11,9 +11,9 @@
 //	            in nanoseconds; the words are start, DUP, child, escaped
 //	calm        while it is there, no victim ends by itself
 //
-// With $VICTIM_STAMP set it does nothing but write "NAME PID CLOCK" to that
-// file, CLOCK being when its first instruction ran, in nanoseconds, and sleep.
-// With $VICTIM_BRIEF set as well it does not sleep.
+// With $VICTIM_STAMP set it does nothing but write to its standard output when
+// its first instruction ran, and its process, three words of 64 bits: seconds
+// and nanoseconds of CLOCK_MONOTONIC, and the number. Then it sleeps.
 //
 // With $VICTIM_CANARY set it is no service at all but a stranger, which must
 // never get a signal: it writes each one that it gets as a line "NAME PID
@@ -21,6 +21,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -44,12 +45,13 @@ var (
 )
 
 func main() {
-	if stamp := os.Getenv("VICTIM_STAMP"); stamp != "" {
-		write(stamp, name+" "+strconv.Itoa(os.Getpid())+" "+strconv.FormatInt(int64(born), 10))
-		if os.Getenv("VICTIM_BRIEF") == "" {
-			sleep()
+	if os.Getenv("VICTIM_STAMP") != "" {
+		var stamp []byte
+		for _, word := range []time.Duration{born / time.Second, born % time.Second, time.Duration(os.Getpid())} {
+			stamp = binary.NativeEndian.AppendUint64(stamp, uint64(word))
 		}
-		return
+		os.Stdout.Write(stamp)
+		sleep()
 	}
 	if file := os.Getenv("VICTIM_CANARY"); file != "" {
 		sing(file)
