@@ -342,10 +342,3 @@ func TestAZeroGraceNeverKills(t *testing.T) {
 		t.Errorf("1000 timers in %v: it is woken for nothing", s.Due.Sub(t0))
 	}
 }
-
-func BenchmarkStep(b *testing.B) {
-	s := State{Phase: Up, Want: WantUp, Pid: 9, Group: 9}
-	for b.Loop() {
-		Step(s, Event{Kind: Signal, At: t0, Signal: unix.SIGHUP})
-	}
-}

@@ -45,7 +45,7 @@ func (s State) record(now time.Time, clock time.Duration) rundir.Record {
 		Starts:    s.Starts,
 		Restarts:  s.Restarts,
 		LastExit:  s.LastExit,
-		Cause:     s.Cause,
+		Cause:     s.Why(),
 	}
 }
 

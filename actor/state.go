@@ -13,7 +13,7 @@
 package actor
 
 import (
-	"fmt"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -82,7 +82,11 @@ type State struct {
 	Retry     time.Duration // Backoff: from Since to Due
 
 	Bar   string // why its entry cannot be run, from the scanner; empty if it can
-	Cause string // why it is in this phase, for people
+	Cause string // why it is in this phase; Why makes the words for people
+
+	// How long it had lived when it last ended by itself, and how long it had
+	// waited in sysmgr-depends before.
+	Life, Waited time.Duration
 
 	Starts   int    // how often it was started
 	Restarts int    // how often it ended by itself and was to be kept alive
@@ -220,9 +224,24 @@ func ExitWords(status syscall.WaitStatus) string {
 	case status == reaper.Unknown:
 		return "unknown"
 	case status.Signaled() && status.CoreDump():
-		return fmt.Sprintf("killed by %s (core dumped)", rundir.SignalName(status.Signal()))
+		return words.dumped[status.Signal()&127]
 	case status.Signaled():
-		return fmt.Sprintf("killed by %s", rundir.SignalName(status.Signal()))
+		return words.killed[status.Signal()&127]
 	}
-	return fmt.Sprintf("exit %d", status.ExitStatus())
+	return words.exit[status.ExitStatus()&255]
 }
+
+// words are those of ExitWords, made once: Step allocates nothing.
+var words = func() (w struct {
+	exit           [256]string
+	killed, dumped [128]string
+}) {
+	for code := range w.exit {
+		w.exit[code] = "exit " + strconv.Itoa(code)
+	}
+	for sig := range w.killed {
+		w.killed[sig] = "killed by " + rundir.SignalName(unix.Signal(sig))
+		w.dumped[sig] = w.killed[sig] + " (core dumped)"
+	}
+	return w
+}()

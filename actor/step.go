@@ -1,12 +1,30 @@
 package actor
 
 import (
-	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"sysmgr/internal/rundir"
+)
+
+// The effects there are, so that a transition allocates nothing. Whoever gets
+// them does not change them.
+var (
+	spawns     = []Effect{{Action: Spawn}}
+	retires    = []Effect{{Action: Retire}}
+	probes     = []Effect{{Action: Probe}}
+	probesHard = []Effect{{Action: ProbeHard}}
+	kills      = []Effect{{TellGroup, unix.SIGKILL}}
+	clears     = []Effect{{TellGroup, unix.SIGTERM}, {TellGroup, unix.SIGCONT}}
+
+	// tells is a signal to the main process, for each signal, and CONT.
+	tells = func() (t [128][2]Effect) {
+		for sig := range t {
+			t[sig] = [2]Effect{{Tell, unix.Signal(sig)}, {Tell, unix.SIGCONT}}
+		}
+		return t
+	}()
 )
 
 // Step answers one event: the state after it and what the actor has to do,
@@ -41,7 +59,7 @@ func Step(s State, e Event) (State, []Effect) {
 		if s.Pid == 0 {
 			return s, nil
 		}
-		return s, []Effect{{Tell, e.Signal}}
+		return s, tells[e.Signal&127][:1:1]
 	case Removed, Shutdown:
 		return s.dismissed(e)
 	case Appeared:
@@ -131,7 +149,7 @@ func (s State) dismissed(e Event) (State, []Effect) {
 			return s, nil
 		}
 		s.Want = WantGone
-		return s.rest(e, cause), []Effect{{Action: Retire}}
+		return s.rest(e, cause), retires
 	}
 	return s, nil
 }
@@ -203,10 +221,7 @@ func (s State) exited(e Event) (State, []Effect) {
 func (s State) ended(e Event) (State, []Effect) {
 	// Waiting for others is neither life nor failure.
 	life := max(0, e.At.Sub(s.Since)-e.Waited)
-	s.Cause = fmt.Sprintf("%s after %s", s.LastExit, short(life))
-	if e.Waited >= time.Second {
-		s.Cause += fmt.Sprintf(" and %s of waiting", short(e.Waited))
-	}
+	s.Cause, s.Life, s.Waited = byItself, life, e.Waited
 	s.NotBefore = time.Time{}
 	if s.Want == WantOnce {
 		s.Want = WantDown
@@ -269,7 +284,7 @@ func (s State) timer(e Event) (State, []Effect) {
 		}
 		if s.Killed.IsZero() {
 			s.Due = s.nextLook(e.At)
-			return s, []Effect{{Action: Probe}}
+			return s, probes
 		}
 		// KILL cannot be refused, but it can wait: for a disk, for ever.
 		if e.At.Sub(s.Killed) >= stuckAfter {
@@ -278,7 +293,7 @@ func (s State) timer(e Event) (State, []Effect) {
 		} else {
 			s.Due = e.At.Add(probeEvery)
 		}
-		return s, []Effect{{Action: ProbeHard}}
+		return s, probesHard
 	}
 	return s, nil
 }
@@ -301,7 +316,7 @@ func (s State) start(e Event) (State, []Effect) {
 	// Since and Cause stay until there is an answer: a service that is
 	// refused for the same reason again has been so all the time.
 	s.Phase = Down
-	return s, []Effect{{Action: Spawn}}
+	return s, spawns
 }
 
 // stop begins to end what runs.
@@ -313,17 +328,17 @@ func (s State) stop(e Event, cause string) (State, []Effect) {
 	s.KillAt = deadline(e)
 	s.Due = s.nextLook(e.At)
 	// A stopped process (SIGSTOP) hears nothing but CONT.
-	return s, []Effect{{Tell, e.Manner.Signal}, {Tell, unix.SIGCONT}}
+	return s, tells[e.Manner.Signal&127][:]
 }
 
 // clear ends what the main process has left in its group.
 func (s State) clear(e Event) (State, []Effect) {
 	if !s.Killed.IsZero() {
 		s.Due = e.At.Add(probeEvery)
-		return s, []Effect{{TellGroup, unix.SIGKILL}}
+		return s, kills
 	}
 	s.Due = s.nextLook(e.At)
-	return s, []Effect{{TellGroup, unix.SIGTERM}, {TellGroup, unix.SIGCONT}}
+	return s, clears
 }
 
 // kill ends everything in the group for sure.
@@ -331,7 +346,7 @@ func (s State) kill(e Event) (State, []Effect) {
 	s.KillAt = time.Time{}
 	s.Killed = e.At
 	s.Due = e.At.Add(probeEvery)
-	return s, []Effect{{TellGroup, unix.SIGKILL}}
+	return s, kills
 }
 
 // settle is where a service comes to when nothing of it is left.
@@ -340,7 +355,7 @@ func (s State) settle(e Event) (State, []Effect) {
 	s.KillAt, s.Killed = time.Time{}, time.Time{}
 	switch s.Want {
 	case WantGone:
-		return s.rest(e, s.Cause), []Effect{{Action: Retire}}
+		return s.rest(e, s.Cause), retires
 	case WantDown:
 		return s.rest(e, s.Cause), nil
 	case WantUp, WantOnce:
@@ -400,6 +415,22 @@ func (s State) nextLook(at time.Time) time.Time {
 	return look
 }
 
+// byItself is the cause of what follows when a service has ended by itself: it
+// stands for the words that Why makes.
+const byItself = "ended by itself"
+
+// Why is Cause for people.
+func (s State) Why() string {
+	if s.Cause != byItself {
+		return s.Cause
+	}
+	why := s.LastExit + " after " + short(s.Life)
+	if s.Waited >= time.Second {
+		why += " and " + short(s.Waited) + " of waiting"
+	}
+	return why
+}
+
 // short is a duration of a life, as a cause shows it.
 func short(d time.Duration) string {
 	if d < 10*time.Second {
@@ -428,7 +459,7 @@ func (s State) Status(now time.Time, clock time.Duration) rundir.Status {
 		Starts:   s.Starts,
 		Restarts: s.Restarts,
 		LastExit: s.LastExit,
-		Cause:    s.Cause,
+		Cause:    s.Why(),
 		RetryIn:  s.Retry,
 		Failures: s.Failures,
 		Killed:   killed,

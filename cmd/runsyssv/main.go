@@ -108,7 +108,8 @@ func runFile(file string, signals <-chan os.Signal) (code int, err error) {
 		Processes:  reap,
 		Foreground: true,
 		Debug:      func() bool { return false },
-		// Called by the service's goroutine, which Run below is.
+		// Called by one goroutine at a time, and not after Run below has
+		// returned.
 		Report: func(f actor.Fact) {
 			changed, ok := f.(actor.Changed)
 			if !ok {
@@ -122,7 +123,7 @@ func runFile(file string, signals <-chan os.Signal) (code int, err error) {
 			}
 			switch changed.New.Phase {
 			case actor.Backoff, actor.Blocked:
-				err = fmt.Errorf("%s: %s", name, changed.New.Cause)
+				err = fmt.Errorf("%s: %s", name, changed.New.Why())
 				service.Shutdown()
 			case actor.Down:
 				service.Shutdown()

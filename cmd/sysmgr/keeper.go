@@ -63,9 +63,9 @@ func (k *keeper) keep() {
 // then what is free is given back to the kernel. At rest there is none. The
 // runtime must not do that by itself: see Reaper.Collect.
 func (k *keeper) tidy(rest bool) {
-	enough := 2*k.garbage + 2<<20
+	enough := k.garbage + k.garbage/2 + 1<<20
 	if rest {
-		enough = k.garbage + k.garbage/8 + 128<<10
+		enough = k.garbage + k.garbage/8 + 512<<10
 	}
 	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(sample)

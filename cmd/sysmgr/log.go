@@ -219,7 +219,7 @@ func (j *journal) print(l line) {
 			zap.Stringer("phase", f.Old.Phase), zap.Stringer("want", f.Old.Want),
 			zap.Stringer("new_phase", f.New.Phase), zap.Stringer("new_want", f.New.Want),
 			zap.Strings("effects", effects), zap.Int("pid", f.New.Pid), zap.Int("failures", f.New.Failures),
-			zap.String("cause", f.New.Cause))
+			zap.String("cause", f.New.Why()))
 	case actor.Taken:
 		log(debug, "order taken by service", zap.String("service", f.Service), zap.Stringer("event", f.Order.Event.Kind),
 			zap.String("request", f.Order.ID), zap.String("refused", f.Order.Refused), zap.Bool("folder_lost", f.Order.Lost))
@@ -300,21 +300,21 @@ func (j *journal) changed(at time.Time, f actor.Changed) {
 		}
 	case actor.Stopping:
 		if !new.Killed.IsZero() && old.Killed.IsZero() {
-			j.log(at, zap.WarnLevel, "service killed", service, zap.Int("group", new.Group), zap.String("cause", new.Cause))
+			j.log(at, zap.WarnLevel, "service killed", service, zap.Int("group", new.Group), zap.String("cause", new.Why()))
 		} else if old.Phase == actor.Stopping && new.Stuck() {
 			j.log(at, zap.WarnLevel, "service still alive after kill", service, zap.Int("group", new.Group))
 		} else if old.Phase != actor.Stopping {
-			j.log(at, zap.InfoLevel, "service stopping", service, zap.Int("group", new.Group), zap.String("cause", new.Cause))
+			j.log(at, zap.InfoLevel, "service stopping", service, zap.Int("group", new.Group), zap.String("cause", new.Why()))
 		}
 	case actor.Backoff:
 		level := zap.WarnLevel
 		if new.Retry < time.Second {
 			level = zap.DebugLevel // its file is being written
 		}
-		j.log(at, level, "service in backoff", service, zap.Duration("delay", new.Retry), zap.String("cause", new.Cause))
+		j.log(at, level, "service in backoff", service, zap.Duration("delay", new.Retry), zap.String("cause", new.Why()))
 	case actor.Blocked:
-		j.log(at, zap.WarnLevel, "service blocked", service, zap.String("cause", new.Cause))
+		j.log(at, zap.WarnLevel, "service blocked", service, zap.String("cause", new.Why()))
 	case actor.Down:
-		j.log(at, zap.InfoLevel, "service down", service, zap.String("cause", new.Cause))
+		j.log(at, zap.InfoLevel, "service down", service, zap.String("cause", new.Why()))
 	}
 }

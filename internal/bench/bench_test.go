@@ -230,8 +230,9 @@ func (r *rounds) none(t *testing.T, kind func(*yard) keeper) {
 	k.end(nil)
 }
 
-// settled is how long after its last work the daemon is looked at.
-const settled = 3 * time.Second
+// settled is how long after its last work the daemon is looked at: it tidies up
+// every five seconds.
+const settled = 7 * time.Second
 
 // crowd is what is seen of as many services.
 type crowd struct{ boot, bootFloor, again, memory, status, end, endFloor float64 }

@@ -47,41 +47,44 @@ const KeptRequests = 32
 
 // Encode is the file's content.
 func (s Status) Encode() []byte {
-	var b strings.Builder
-	line := func(key, value string) {
+	b := make([]byte, 0, 512)
+	word := func(key, value string) {
 		if value != "" {
-			b.WriteString(key)
-			b.WriteByte(' ')
-			b.WriteString(plain(value))
-			b.WriteByte('\n')
+			b = append(append(append(append(b, key...), ' '), plain(value)...), '\n')
 		}
 	}
-	line("phase", s.Phase)
-	line("wanted", s.Wanted)
-	if s.Pid > 0 {
-		line("pid", strconv.Itoa(s.Pid))
+	number := func(key string, n int) {
+		b = append(strconv.AppendInt(append(append(b, key...), ' '), int64(n), 10), '\n')
 	}
-	line("since", s.Since.Format("2006-01-02T15:04:05.000Z07:00"))
-	line("clock", seconds(s.Clock))
-	line("starts", strconv.Itoa(s.Starts))
-	line("restarts", strconv.Itoa(s.Restarts))
-	line("last-exit", s.LastExit)
-	line("cause", s.Cause)
+	moment := func(key string, d time.Duration) {
+		b = append(strconv.AppendFloat(append(append(b, key...), ' '), d.Seconds(), 'f', 3, 64), '\n')
+	}
+	word("phase", s.Phase)
+	word("wanted", s.Wanted)
+	if s.Pid > 0 {
+		number("pid", s.Pid)
+	}
+	b = append(s.Since.AppendFormat(append(b, "since "...), "2006-01-02T15:04:05.000Z07:00"), '\n')
+	moment("clock", s.Clock)
+	number("starts", s.Starts)
+	number("restarts", s.Restarts)
+	word("last-exit", s.LastExit)
+	word("cause", s.Cause)
 	if s.RetryIn > 0 {
-		line("retry-in", seconds(s.RetryIn))
+		moment("retry-in", s.RetryIn)
 	}
 	if s.Failures > 0 {
-		line("failures", strconv.Itoa(s.Failures))
+		number("failures", s.Failures)
 	}
 	if s.Killed > 0 {
-		line("killed", seconds(s.Killed))
+		moment("killed", s.Killed)
 	}
 	if s.Calls >= 0 {
-		line("calls", strconv.Itoa(s.Calls))
+		number("calls", s.Calls)
 	}
-	line("request", strings.Join(s.Requests, " "))
-	line("refused", s.Refused)
-	return []byte(b.String())
+	word("request", strings.Join(s.Requests, " "))
+	word("refused", s.Refused)
+	return b
 }
 
 func seconds(d time.Duration) string {

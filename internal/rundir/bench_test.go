@@ -1,0 +1,23 @@
+package rundir
+
+import (
+	"testing"
+	"time"
+)
+
+func BenchmarkStatusEncode(b *testing.B) {
+	s := Status{Phase: Up, Wanted: Up, Pid: 4711, Since: time.Now(), Clock: Clock(), Starts: 2, Restarts: 1, LastExit: "exit 1", Calls: -1}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Encode()
+	}
+}
+
+func BenchmarkRecordEncode(b *testing.B) {
+	r := Record{Name: "web", Phase: Up, Wanted: Up, Pid: 4711, Group: 4711, From: Clock(), To: Clock(), Since: Clock(), Starts: 1}
+	var line [recordSize]byte
+	b.ReportAllocs()
+	for b.Loop() {
+		r.encode(line[:0])
+	}
+}
