@@ -121,10 +121,11 @@ func (r *Reaper) Collect(thoroughly bool) bool {
 		return false
 	}
 	defer r.calm.Unlock()
+	runtime.GC()
 	if thoroughly {
+		// Once more: each collection makes a stack that is too large half as
+		// large (the runtime's shrinkstack).
 		debug.FreeOSMemory()
-	} else {
-		runtime.GC()
 	}
 	return true
 }

@@ -19,7 +19,7 @@ type keeper struct {
 	log     *journal
 
 	told    bool   // the directory cannot be kept, and that was said
-	garbage uint64 // bytes on the heap after the last collection
+	garbage uint64 // what was occupied after the last collection
 }
 
 // run keeps until ctx is done.
@@ -67,11 +67,19 @@ func (k *keeper) tidy(rest bool) {
 	if rest {
 		enough = k.garbage + k.garbage/8 + 512<<10
 	}
-	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-	metrics.Read(sample)
-	if sample[0].Value.Uint64() < enough || !k.collect(rest) {
+	if occupied() < enough || !k.collect(rest) {
 		return
 	}
-	metrics.Read(sample)
-	k.garbage = sample[0].Value.Uint64()
+	k.garbage = occupied()
+}
+
+// occupied is how many bytes the heap and the stacks of goroutines take up. A
+// stack that grew while its service was started shrinks in a collection.
+func occupied() (bytes uint64) {
+	samples := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+	metrics.Read(samples)
+	for _, sample := range samples {
+		bytes += sample.Value.Uint64()
+	}
+	return bytes
 }
