@@ -332,28 +332,31 @@ func (s *Service) take(message any) {
 	}
 }
 
-// holdAgain writes the lock of a held service after it went with the run
-// directory, which was no order. If it cannot be written the hold stands all
-// the same; see order.
-func (s *Service) holdAgain() {
+// holdAgain writes the lock of a held service that has none: it could not be
+// written, or went with the run directory, which was no order. If it still
+// cannot be written the hold stands all the same; see order.
+func (s *Service) holdAgain() error {
 	line := rundir.HoldDown.Line()
 	switch s.state.Want {
 	case WantDown:
 	case WantOnce:
 		line = rundir.HoldOnce.Line()
 	default:
-		return
+		return nil
 	}
 	s.acted = rundir.Stamp{}
 	f, err := s.config.Rundir.MakeFolder(s.name)
 	if err != nil {
-		return
+		return err
 	}
 	defer f.Close()
 	if !f.Has(rundir.Lock) {
-		f.Write(rundir.Lock, line)
+		if err := f.Write(rundir.Lock, line); err != nil {
+			return err
+		}
 	}
 	s.acted = version(f.Stamp(rundir.Lock))
+	return nil
 }
 
 // order takes an order and answers it in the status file, even when nothing
@@ -635,7 +638,12 @@ func refusal(err error) Refusal {
 // publish writes the state into the service's folder: first what lets others
 // act on it, then what tells them.
 func (s *Service) publish() {
-	err := errors.Join(s.remember(), s.write())
+	var held error
+	if s.acted == (rundir.Stamp{}) && s.state.Want != WantUp && s.state.Want != WantGone &&
+		!s.config.Foreground && s.name != s.config.Essential {
+		held = s.holdAgain() // the lock could not be written when it was asked for
+	}
+	err := errors.Join(held, s.remember(), s.write())
 	s.silent(err)
 }
 
