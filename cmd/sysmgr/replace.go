@@ -38,7 +38,9 @@ type replacement struct {
 // not at all.
 const (
 	trialTime = 10 * time.Second
-	restTime  = 3 * time.Second
+	beginTime = 3 * time.Second
+	// Nothing is reaped meanwhile.
+	restTime = 300 * time.Millisecond
 )
 
 // do returns only if the replacement came to nothing; then nothing has
@@ -51,7 +53,7 @@ func (r replacement) do() error {
 	// next.
 	select {
 	case <-r.supervisor.Begun():
-	case <-time.After(restTime):
+	case <-time.After(beginTime):
 		return errors.New("still taking over from the last one")
 	}
 	// From the outside in: no new requests, no new ends, then everybody at
