@@ -23,14 +23,14 @@ type Command struct {
 	Env  []string
 	Mute bool // what it writes goes nowhere
 
-	// Late is called, by the goroutine that called Start, if that takes
+	// Late is called, by the goroutine that called Start, if the fork takes
 	// longer than it should; nil is allowed.
 	Late func()
 }
 
-// lateAfter is how long a Start takes before it is late. It may have to wait
-// for others.
-const lateAfter = 250 * time.Millisecond
+// lateAfter is how long a fork takes before it is late: longer than one on a
+// machine that is very busy.
+const lateAfter = time.Second
 
 // StartError says why a process could not be started. Errno is what fork or
 // execve(2) said; Reason says it for people, where more than that is known.
@@ -65,12 +65,11 @@ type answer struct {
 // of thousands, stays small.
 func (r *Reaper) Start(command Command) (Process, error) {
 	j := job{command: command, answer: make(chan answer, 1)}
+	r.jobs <- j // which may have to wait for others
 	late := time.NewTimer(lateAfter)
 	defer late.Stop()
-	for jobs := r.jobs; ; {
+	for {
 		select {
-		case jobs <- j:
-			jobs = nil
 		case a := <-j.answer:
 			return a.process, a.err
 		case <-late.C:

@@ -318,11 +318,10 @@ func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
 		"the pid file":   func(w *world) error { return os.Remove(filepath.Join(w.Rundir, "pid")) },
 		"all folders": func(w *world) error {
 			folders, _ := filepath.Glob(filepath.Join(w.Rundir, "[a-z]*/.")) // without the pid file
-			var errs error
 			for _, f := range folders {
-				errs = errors.Join(errs, os.RemoveAll(filepath.Clean(f)))
+				os.RemoveAll(filepath.Clean(f)) // which may be made anew while it is removed
 			}
-			return errs
+			return nil
 		},
 		"all status files": func(w *world) error {
 			files, _ := filepath.Glob(filepath.Join(w.Rundir, "*", "status"))
