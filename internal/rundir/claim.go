@@ -261,7 +261,7 @@ func (c *Claim) Release() error {
 	top := c.dir.top()
 	first = errors.Join(first, top.Remove(Pid), top.Remove(top.unfinished()...))
 	if own, err := c.dir.open(Private); err == nil {
-		first = errors.Join(first, own.Remove(recordsFile, "lock"))
+		first = errors.Join(first, own.Remove(own.unfinished()...), own.Remove(recordsFile, "lock"))
 		own.Close()
 		// Without its lock it may be the next daemon's already.
 		if err := c.dir.RemoveFolder(Private); !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {

@@ -329,6 +329,7 @@ func TestStrangerChangesNothing(t *testing.T) {
 // A member of a group that may control a service may control that service,
 // and nothing else: whatever it writes there.
 func TestDelegatedMemberCannotReachBeyondItsService(t *testing.T) {
+	tortureOnly(t)
 	needRoot(t)
 	t.Parallel()
 	const group = 64123

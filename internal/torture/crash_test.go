@@ -282,6 +282,7 @@ func (w *world) lag() time.Duration { return 20 * time.Duration(w.slow.Load()) }
 // The daemon is killed at each of its system calls that change anything: all
 // of them in the long form, some that are drawn in the others.
 func TestDaemonCanBeKilledAtAnySystemCall(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	for i, k := range crashKinds {
 		t.Run(strings.ReplaceAll(k.fault, " ", "-"), func(t *testing.T) {

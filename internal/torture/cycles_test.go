@@ -16,6 +16,7 @@ import (
 // the services are those of a daemon that was killed. What is inside, the
 // goroutines, package load counts.
 func TestTenThousandCyclesLeaveNothingBehind(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	const services = 50
 	rounds := choose(6, 20, 200)

@@ -82,6 +82,7 @@ func (w *world) ask(args ...string) int {
 // The calls of the daemon fail for a while, all of them or some. Meanwhile it
 // answers, and keeps alive what it can; afterwards all is as it should be.
 func TestDaemonLivesThroughCallsThatFailForAWhile(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	for _, f := range failures {
 		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
@@ -189,6 +190,7 @@ func (w *world) endTraced(c *traced) {
 
 // TERM is heeded while calls fail.
 func TestTermIsHeededWhileCallsFail(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	for _, f := range failures {
 		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
@@ -214,6 +216,7 @@ func TestTermIsHeededWhileCallsFail(t *testing.T) {
 // The daemon starts while calls fail: either it refuses to, and says so, or it
 // works; and when that is over, everything does.
 func TestDaemonStartsOrRefusesWhileCallsFail(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	for _, f := range failures {
 		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
@@ -245,6 +248,7 @@ func TestDaemonStartsOrRefusesWhileCallsFail(t *testing.T) {
 
 // Exactly one call fails, any one: every order comes to its end all the same.
 func TestDaemonLivesThroughASingleCallThatFails(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	for i, f := range single {
 		t.Run(f.errno, func(t *testing.T) {

@@ -107,6 +107,7 @@ func (w *world) limited(resource int, limit uint64) func() {
 
 // No descriptors any more, while it runs.
 func TestDescriptorsThatRunOutAreWaitedFor(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	try(t, "EMFILE while it runs", "limit", func(t *testing.T) {
 		w := small(t)
@@ -158,6 +159,7 @@ func TestDescriptorsThatRunOutAreWaitedFor(t *testing.T) {
 // and goes on when there are some again. The limit counts all processes of a
 // user, so the user is one that nobody else is.
 func TestProcessesThatRunOutAreWaitedFor(t *testing.T) {
+	tortureOnly(t)
 	needRoot(t)
 	t.Parallel()
 	try(t, "RLIMIT_NPROC", "limit", func(t *testing.T) {
@@ -280,6 +282,7 @@ func TestLogThatCannotBeWrittenHoldsUpNothing(t *testing.T) {
 
 // A daemon that did not run for a while makes up for it, and for no more.
 func TestDaemonThatWasStoppedCatchesUp(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	try(t, "STOP and CONT", "catches up", func(t *testing.T) {
 		w := small(t)
@@ -307,6 +310,7 @@ func TestDaemonThatWasStoppedCatchesUp(t *testing.T) {
 
 // The run directory is removed while the daemon runs: all of it, or parts.
 func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
+	tortureOnly(t)
 	t.Parallel()
 	for what, remove := range map[string]func(w *world) error{
 		"all of it": func(w *world) error {

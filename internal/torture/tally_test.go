@@ -49,6 +49,14 @@ func choose[T any](little, short, long T) T {
 	return little
 }
 
+// tortureOnly skips what draws its faults at random, but in make torture.
+func tortureOnly(t *testing.T) {
+	t.Helper()
+	if amount == "" {
+		t.Skip("faults at random: make torture brings them")
+	}
+}
+
 func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "6") // most of these wait most of the time
 	rig.Main(m, tally.print)
