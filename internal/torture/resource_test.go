@@ -107,7 +107,6 @@ func (w *world) limited(resource int, limit uint64) func() {
 
 // No descriptors any more, while it runs.
 func TestDescriptorsThatRunOutAreWaitedFor(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
 	try(t, "EMFILE while it runs", "limit", func(t *testing.T) {
 		w := small(t)
@@ -159,7 +158,6 @@ func TestDescriptorsThatRunOutAreWaitedFor(t *testing.T) {
 // and goes on when there are some again. The limit counts all processes of a
 // user, so the user is one that nobody else is.
 func TestProcessesThatRunOutAreWaitedFor(t *testing.T) {
-	tortureOnly(t)
 	needRoot(t)
 	t.Parallel()
 	try(t, "RLIMIT_NPROC", "limit", func(t *testing.T) {
@@ -282,7 +280,6 @@ func TestLogThatCannotBeWrittenHoldsUpNothing(t *testing.T) {
 
 // A daemon that did not run for a while makes up for it, and for no more.
 func TestDaemonThatWasStoppedCatchesUp(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
 	try(t, "STOP and CONT", "catches up", func(t *testing.T) {
 		w := small(t)
