@@ -6,7 +6,7 @@
 #   make check           everything that has to hold before a commit
 #   make test-daemons    run real daemons under it: dbus, redis, postgres, nginx
 #   make torture         try to break it, for a long time; SHORT=1 for a minute
-#   make bench           measure, as ratios to a bare fork
+#   make bench           measure, each beside a bare loop that does the same
 #   make test-vm         boot a kernel in QEMU, with sysmgr under its init
 #   make test-services   run the scripts of contrib/services, as root
 #   make test-container  sysmgr as process 1 of containers, as root
@@ -98,11 +98,19 @@ cross:
 		GOOS=$$os CGO_ENABLED=0 $(GO) build -o /dev/null ./... && GOOS=$$os CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
 	done
 
-# Prints ratios to a bare fork+exec+wait loop, memory, and what a daemon with a
-# thousand services does at rest.
+# Prints one table: each measure beside its floor, the bare loop that does the
+# same work in the same run. ROUNDS=N repeats it so often; PEERS=1 measures
+# runit, s6 and daemontools too, where they are installed; SVG=FILE draws it;
+# BENCH=one, many or scale measures only what is about so many services. Then
+# the Go benchmarks, with allocations.
+ROUNDS = 3
+PEERS  =
+SVG    =
+BENCH  =
 bench:
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/bench
-	$(GO) test -count=1 -v -run DaemonAtRest ./internal/load
+	SYSMGR_BENCH='$(ROUNDS)' SYSMGR_BENCH_PEERS='$(PEERS)' SYSMGR_BENCH_SVG='$(abspath $(SVG))' SYSMGR_BENCH_ONLY='$(BENCH)' \
+		$(GO) test -count=1 -v -run TestTable -timeout 30m ./internal/bench
+	$(GO) test -run '^$$' -bench . -benchmem ./actor ./scanner ./internal/rundir
 
 # Kills the daemon at each of its system calls, lets them fail, attacks it, and
 # brings chaos over it; best as root. It ends with a table of faults, tries and
