@@ -19,7 +19,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"time"
 
@@ -467,15 +466,26 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 
 // patience is how long a new entry has to stay as it is before it is told of.
 func (e Entry) patience() time.Duration {
-	if e.Bar != "" || e.Stamp.Link.Mode&unix.S_IFMT == unix.S_IFLNK && passing.MatchString(e.Name) {
+	if e.Bar != "" || e.Stamp.Link.Mode&unix.S_IFMT == unix.S_IFLNK && passing(e.Name) {
 		return settle
 	}
 	return 0
 }
 
-// passing is the name under which ln -sf of GNU makes a link before it renames
-// it over the old one. It is not there to stay; others remove the old link.
-var passing = regexp.MustCompile(`^Cu[A-Za-z0-9]{6}$`)
+// passing tells whether a name is of the kind under which ln -sf of GNU makes a
+// link, Cu and six more, before it renames it over the old one. It is not there
+// to stay; others remove the old link.
+func passing(name string) bool {
+	if len(name) != len("CuXXXXXX") || name[:2] != "Cu" {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}
 
 // nextLook is when a missing entry is gone for good or a young one is to be
 // told of, whichever comes first; zero if there is neither.

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"sysmgr/actor"
@@ -15,13 +15,13 @@ import (
 	"sysmgr/scanner"
 )
 
-// journal is the log. It is the only place that knows zap: the packages
-// report facts, and here each fact becomes a line, on a goroutine of its own.
-// Whoever reports never waits: if standard error is stuck, lines are dropped
-// and counted.
+// journal is the log. It and fields.go are the only place that knows zap: the
+// packages report facts, and here each fact becomes a line, on a goroutine of
+// its own. Whoever reports never waits: if standard error is stuck, lines are
+// dropped and counted.
 type journal struct {
-	level zap.AtomicLevel
-	zap   *zap.Logger
+	level level
+	core  zapcore.Core
 
 	mu      sync.Mutex // guards queue and dropped, between reporters and the writer
 	queue   []line
@@ -66,40 +66,30 @@ type (
 )
 
 func newJournal(debug, json bool) *journal {
-	level := zap.NewAtomicLevel()
-	if debug {
-		level.SetLevel(zap.DebugLevel)
-	}
-	encoding := zap.NewProductionEncoderConfig()
-	encoding.EncodeTime = zapcore.ISO8601TimeEncoder
-	encoding.EncodeDuration = zapcore.StringDurationEncoder
-	encoding.EncodeLevel = zapcore.LowercaseLevelEncoder
-	encoder := zapcore.NewConsoleEncoder(encoding)
-	if json {
-		encoder = zapcore.NewJSONEncoder(encoding)
-	}
 	j := &journal{
-		level:   level,
-		zap:     zap.New(zapcore.NewCore(encoder, os.Stderr, level)),
 		busy:    make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
+	if debug {
+		j.level.set(zapcore.DebugLevel)
+	}
+	j.core = newCore(json, &j.level)
 	go j.write()
 	return j
 }
 
 // debug tells whether debug lines are wanted.
-func (j *journal) debug() bool { return j.level.Enabled(zap.DebugLevel) }
+func (j *journal) debug() bool { return j.level.Enabled(zapcore.DebugLevel) }
 
 // toggle turns debug lines on or off and tells which.
 func (j *journal) toggle() bool {
 	on := !j.debug()
 	if on {
-		j.level.SetLevel(zap.DebugLevel)
+		j.level.set(zapcore.DebugLevel)
 	} else {
-		j.level.SetLevel(zap.InfoLevel)
+		j.level.set(zapcore.InfoLevel)
 	}
 	return on
 }
@@ -158,7 +148,7 @@ func (j *journal) write() {
 			j.print(l)
 		}
 		if dropped > 0 {
-			j.log(time.Now(), zap.WarnLevel, "log lines dropped", zap.Int("lines", dropped))
+			j.log(time.Now(), zapcore.WarnLevel, "log lines dropped", number("lines", dropped))
 		}
 		if len(queue) > 0 {
 			continue
@@ -174,39 +164,41 @@ func (j *journal) write() {
 	}
 }
 
-func (j *journal) log(at time.Time, level zapcore.Level, message string, fields ...zap.Field) {
-	if entry := j.zap.Check(level, message); entry != nil {
-		entry.Time = at
-		entry.Write(fields...)
+func (j *journal) log(at time.Time, level zapcore.Level, message string, fields ...zapcore.Field) {
+	if j.level.Enabled(level) {
+		// An error would be that of standard error: there is nobody to tell.
+		j.core.Write(zapcore.Entry{Level: level, Time: at, Message: message}, fields)
 	}
 }
 
 // print makes the line of a fact: a message that is always the same, and what
 // varies in fields.
 func (j *journal) print(l line) {
-	log := func(level zapcore.Level, message string, fields ...zap.Field) { j.log(l.at, level, message, fields...) }
-	const debug, info, warn = zap.DebugLevel, zap.InfoLevel, zap.WarnLevel
+	log := func(level zapcore.Level, message string, fields ...zapcore.Field) {
+		j.log(l.at, level, message, fields...)
+	}
+	const debug, info, warn = zapcore.DebugLevel, zapcore.InfoLevel, zapcore.WarnLevel
 	switch f := l.fact.(type) {
 	case flushed:
 		close(f.written)
 	case begun:
-		log(info, "sysmgr started", zap.String("sysdir", f.sysdir), zap.String("rundir", f.rundir), zap.Int("pid", os.Getpid()), zap.Int("services_taken_over", f.services))
+		log(info, "sysmgr started", text("sysdir", f.sysdir), text("rundir", f.rundir), number("pid", os.Getpid()), number("services_taken_over", f.services))
 	case inherits:
 		log(warn, "lock held by a start that the last sysmgr left under way, waiting for it")
 	case adrift:
-		log(warn, "run directory lost, services are kept from memory", zap.Error(f.err))
+		log(warn, "run directory lost, services are kept from memory", failure(f.err))
 	case rebuilt:
 		log(info, "run directory made anew")
 	case unreplaced:
-		log(warn, "program not replaced, nothing has changed", zap.Error(f.err))
+		log(warn, "program not replaced, nothing has changed", failure(f.err))
 	case unrecorded:
-		log(warn, "records not kept, a later sysmgr cannot take over", zap.Error(f.err))
+		log(warn, "records not kept, a later sysmgr cannot take over", failure(f.err))
 	case ended:
-		log(info, "sysmgr ended", zap.Int("exit_code", f.code))
+		log(info, "sysmgr ended", number("exit_code", f.code))
 	case heard:
-		log(info, "signal received", zap.String("signal", f.signal), zap.String("effect", f.effect))
+		log(info, "signal received", text("signal", f.signal), text("effect", f.effect))
 	case found:
-		log(debug, "snapshot sent to supervisor", zap.Int("entries", f.entries))
+		log(debug, "snapshot sent to supervisor", number("entries", f.entries))
 
 	case actor.Changed:
 		j.changed(l.at, f)
@@ -215,39 +207,39 @@ func (j *journal) print(l line) {
 		for i, e := range f.Effects {
 			effects[i] = e.String()
 		}
-		log(debug, "decision", zap.String("service", f.Service), zap.Stringer("event", f.Event.Kind),
-			zap.Stringer("phase", f.Old.Phase), zap.Stringer("want", f.Old.Want),
-			zap.Stringer("new_phase", f.New.Phase), zap.Stringer("new_want", f.New.Want),
-			zap.Strings("effects", effects), zap.Int("pid", f.New.Pid), zap.Int("failures", f.New.Failures),
-			zap.String("cause", f.New.Why()))
+		log(debug, "decision", text("service", f.Service), word("event", f.Event.Kind),
+			word("phase", f.Old.Phase), word("want", f.Old.Want),
+			word("new_phase", f.New.Phase), word("new_want", f.New.Want),
+			list("effects", effects), number("pid", f.New.Pid), number("failures", f.New.Failures),
+			text("cause", f.New.Why()))
 	case actor.Taken:
-		log(debug, "order taken by service", zap.String("service", f.Service), zap.Stringer("event", f.Order.Event.Kind),
-			zap.String("request", f.Order.ID), zap.String("refused", f.Order.Refused), zap.Bool("folder_lost", f.Order.Lost))
+		log(debug, "order taken by service", text("service", f.Service), word("event", f.Order.Event.Kind),
+			text("request", f.Order.ID), text("refused", f.Order.Refused), yes("folder_lost", f.Order.Lost))
 	case actor.Unpublished:
-		log(warn, "state not published", zap.String("service", f.Service), zap.Error(f.Err))
+		log(warn, "state not published", text("service", f.Service), failure(f.Err))
 	case actor.Published:
 		log(info, "states published again")
 	case actor.Misread:
-		log(warn, "file ignored: no sense in it", zap.String("service", f.Service), zap.String("file", f.File))
+		log(warn, "file ignored: no sense in it", text("service", f.Service), text("file", f.File))
 	case actor.Hanging:
-		log(warn, "start of service hangs", zap.String("service", f.Service))
+		log(warn, "start of service hangs", text("service", f.Service))
 	case actor.HeldUp:
-		log(warn, "shutdown waits for services", zap.Strings("services", f.Services))
+		log(warn, "shutdown waits for services", list("services", f.Services))
 
 	case scanner.Scanned:
-		log(debug, "service directory scanned", zap.Int("entries", f.Entries), zap.Duration("took", f.Took), zap.Bool("changed", f.Changed))
+		log(debug, "service directory scanned", number("entries", f.Entries), span("took", f.Took), yes("changed", f.Changed))
 	case scanner.Refused:
-		log(warn, "entry refused", zap.String("service", f.Name), zap.String("cause", f.Err.Error()))
+		log(warn, "entry refused", text("service", f.Name), text("cause", f.Err.Error()))
 	case scanner.Unreadable:
-		log(warn, "service directory cannot be read, services run on", zap.Error(f.Err))
+		log(warn, "service directory cannot be read, services run on", failure(f.Err))
 	case scanner.Found:
 		log(info, "service directory is back")
 	case scanner.Replaced:
-		log(warn, "service directory is another one, services not in it run on", zap.Strings("services", f.Kept))
+		log(warn, "service directory is another one, services not in it run on", list("services", f.Kept))
 	case scanner.Hung:
-		log(warn, "file system does not answer about entry", zap.String("service", f.Name))
+		log(warn, "file system does not answer about entry", text("service", f.Name))
 	case scanner.Watchless:
-		log(warn, "service directory is polled", zap.Error(f.Err))
+		log(warn, "service directory is polled", failure(f.Err))
 	case scanner.Overrun:
 		log(warn, "events lost, service directory read again")
 
@@ -257,64 +249,64 @@ func (j *journal) print(l line) {
 		if m.Refused != "" {
 			level = warn
 		}
-		log(level, "request received", zap.String("service", m.Service), zap.String("verb", string(m.Request.Verb)),
-			zap.String("request", m.Request.ID), zap.String("refused", m.Refused), zap.Bool("folder_lost", m.Lost))
+		log(level, "request received", text("service", m.Service), text("verb", string(m.Request.Verb)),
+			text("request", m.Request.ID), text("refused", m.Refused), yes("folder_lost", m.Lost))
 	case control.Unwritten:
-		log(warn, "lock not written, hold kept in memory", zap.String("service", f.Service), zap.Error(f.Err))
+		log(warn, "lock not written, hold kept in memory", text("service", f.Service), failure(f.Err))
 	case control.Watchless:
-		log(warn, "run directory is polled", zap.Error(f.Err))
+		log(warn, "run directory is polled", failure(f.Err))
 	case control.Overrun:
 		log(warn, "events lost, run directory read again")
 
 	case reaper.Reaped:
-		log(debug, "orphan reaped", zap.Int("pid", f.Pid), zap.String("exit", actor.ExitWords(f.Status)))
+		log(debug, "orphan reaped", number("pid", f.Pid), text("exit", actor.ExitWords(f.Status)))
 	case reaper.Escaped:
-		log(warn, "process left its service's process group, out of reach", zap.Int("pid", f.Pid), zap.String("service", f.Service))
+		log(warn, "process left its service's process group, out of reach", number("pid", f.Pid), text("service", f.Service))
 	default:
-		log(warn, "fact without a message", zap.Any("fact", f))
+		log(warn, "fact without a message", text("fact", fmt.Sprintf("%T", f)))
 	}
 }
 
 // changed makes the lines of a service's transition.
 func (j *journal) changed(at time.Time, f actor.Changed) {
-	service := zap.String("service", f.Service)
+	service := text("service", f.Service)
 	old, new := f.Old, f.New
 	if f.Event.Kind == actor.Exited {
-		fields := []zap.Field{service, zap.Int("pid", old.Pid)}
+		fields := []zapcore.Field{service, number("pid", old.Pid)}
 		if status := f.Event.Exit; status == reaper.Unknown {
-			fields = append(fields, zap.String("exit", "unknown"))
+			fields = append(fields, text("exit", "unknown"))
 		} else if status.Signaled() {
-			fields = append(fields, zap.String("signal", rundir.SignalName(status.Signal())))
+			fields = append(fields, text("signal", rundir.SignalName(status.Signal())))
 		} else {
-			fields = append(fields, zap.Int("exit_code", status.ExitStatus()))
+			fields = append(fields, number("exit_code", status.ExitStatus()))
 		}
 		if old.Phase == actor.Up {
-			fields = append(fields, zap.Duration("uptime", f.Event.At.Sub(old.Since).Round(time.Millisecond)))
+			fields = append(fields, span("uptime", f.Event.At.Sub(old.Since).Round(time.Millisecond)))
 		}
-		j.log(at, zap.InfoLevel, "service exited", fields...)
+		j.log(at, zapcore.InfoLevel, "service exited", fields...)
 	}
 	switch new.Phase {
 	case actor.Up:
 		if old.Starts != new.Starts {
-			j.log(at, zap.InfoLevel, "service up", service, zap.Int("pid", new.Pid), zap.Int("starts", new.Starts))
+			j.log(at, zapcore.InfoLevel, "service up", service, number("pid", new.Pid), number("starts", new.Starts))
 		}
 	case actor.Stopping:
 		if !new.Killed.IsZero() && old.Killed.IsZero() {
-			j.log(at, zap.WarnLevel, "service killed", service, zap.Int("group", new.Group), zap.String("cause", new.Why()))
+			j.log(at, zapcore.WarnLevel, "service killed", service, number("group", new.Group), text("cause", new.Why()))
 		} else if old.Phase == actor.Stopping && new.Stuck() {
-			j.log(at, zap.WarnLevel, "service still alive after kill", service, zap.Int("group", new.Group))
+			j.log(at, zapcore.WarnLevel, "service still alive after kill", service, number("group", new.Group))
 		} else if old.Phase != actor.Stopping {
-			j.log(at, zap.InfoLevel, "service stopping", service, zap.Int("group", new.Group), zap.String("cause", new.Why()))
+			j.log(at, zapcore.InfoLevel, "service stopping", service, number("group", new.Group), text("cause", new.Why()))
 		}
 	case actor.Backoff:
-		level := zap.WarnLevel
+		level := zapcore.WarnLevel
 		if new.Retry < time.Second {
-			level = zap.DebugLevel // its file is being written
+			level = zapcore.DebugLevel // its file is being written
 		}
-		j.log(at, level, "service in backoff", service, zap.Duration("delay", new.Retry), zap.String("cause", new.Why()))
+		j.log(at, level, "service in backoff", service, span("delay", new.Retry), text("cause", new.Why()))
 	case actor.Blocked:
-		j.log(at, zap.WarnLevel, "service blocked", service, zap.String("cause", new.Why()))
+		j.log(at, zapcore.WarnLevel, "service blocked", service, text("cause", new.Why()))
 	case actor.Down:
-		j.log(at, zap.InfoLevel, "service down", service, zap.String("cause", new.Why()))
+		j.log(at, zapcore.InfoLevel, "service down", service, text("cause", new.Why()))
 	}
 }
