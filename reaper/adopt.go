@@ -92,8 +92,5 @@ func (r *Reaper) Hold() { r.still.Lock() }
 // Resume ends a Hold.
 func (r *Reaper) Resume() {
 	r.still.Unlock()
-	select {
-	case r.again <- struct{}{}:
-	default:
-	}
+	poke(r.again)
 }

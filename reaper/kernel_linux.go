@@ -58,6 +58,21 @@ func unblockSignals() {
 	}
 }
 
+// canAwait tells that there is an awaitEnd here.
+const canAwait = true
+
+// awaitEnd blocks until a child has ended, and leaves it to be reaped (WNOWAIT
+// of waitid(2)): a child must not be reaped but under mu. It is false if there
+// is no child to wait for.
+func awaitEnd() bool {
+	for {
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			return err == nil
+		}
+	}
+}
+
 // stat is what /proc/<pid>/stat says of a process, as far as it is of use.
 type stat struct {
 	pid     int

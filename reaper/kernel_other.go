@@ -21,6 +21,11 @@ func closeOnExec() {
 
 func resetIgnored() {}
 
+// canAwait: SIGCHLD tells of all ends.
+const canAwait = false
+
+func awaitEnd() bool { return false }
+
 // Without pthread_sigmask at hand, a blocked signal that we inherited is
 // passed on.
 func unblockSignals() {}

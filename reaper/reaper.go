@@ -1,6 +1,6 @@
 // Package reaper is the only place in the program that makes processes,
-// signals them and waits for them. One goroutine, Run, calls wait4(2) and
-// routes each exit over a channel to whoever started that process; nobody
+// signals them and waits for them. One goroutine, begun by Run, calls wait4(2)
+// and routes each exit over a channel to whoever started that process; nobody
 // else reaps, and neither os/exec nor os.Process is used in the daemon,
 // because their waits and ours would steal from each other.
 //
@@ -63,10 +63,9 @@ type earlyExit struct {
 type Reaper struct {
 	report func(Fact)
 	null   *os.File
-	jobs   chan job
-	slot   chan struct{} // held by the fork that is under way, unless it hangs
-	calm   sync.RWMutex  // read-locked by each fork; see Collect
+	slot   slot
 	again  chan struct{} // asks for one more sweep
+	ends   chan struct{} // a main process has ended, as far as Run wants to know
 	sub    bool          // orphans come to us: we are PID 1 or a subreaper
 
 	// mu makes reaping and everything that must not race with it one at a
@@ -133,9 +132,9 @@ func New(report func(Fact)) (*Reaper, error) {
 	return &Reaper{
 		report:   report,
 		null:     null,
-		jobs:     make(chan job),
-		slot:     make(chan struct{}, 1),
+		slot:     newSlot(),
 		again:    make(chan struct{}, 1),
+		ends:     make(chan struct{}, 1),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
 		main:     make(map[int]*child),
 		draining: make(map[int]*child),
@@ -146,35 +145,21 @@ func New(report func(Fact)) (*Reaper, error) {
 // Run reaps until ctx is done. It is called once, and must go on until the
 // last Process has ended and the last Start has returned.
 func (r *Reaper) Run(ctx context.Context) error {
-	// Notify and never Ignore: an ignored signal stays ignored in children.
-	// SIGCHLD that came before is made up for by the first sweep.
-	chld := make(chan os.Signal, 1)
-	signal.Notify(chld, unix.SIGCHLD)
-	defer signal.Stop(chld)
-
-	var forks sync.WaitGroup
-	stop := make(chan struct{})
-	for range max(1, runtime.GOMAXPROCS(0)-1) {
-		forks.Go(func() { r.forkLoop(stop) })
-	}
+	go r.reapLoop(ctx)
 	defer func() {
-		close(stop)
-		forks.Wait()
 		r.dismiss()
 		r.null.Close()
 	}()
-
 	look := time.NewTimer(time.Hour)
 	look.Stop()
 	waiting := false // for look: it is not put off by the next end
 	for {
-		if r.reap() && !waiting {
-			look.Reset(orphanDelay)
-			waiting = true
-		}
 		select {
-		case <-chld:
-		case <-r.again:
+		case <-r.ends:
+			if !waiting {
+				look.Reset(orphanDelay)
+				waiting = true
+			}
 		case <-look.C:
 			if waiting = !r.findEscaped(); waiting {
 				look.Reset(orphanDelay)
@@ -182,6 +167,52 @@ func (r *Reaper) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// reapLoop is the goroutine that reaps. It waits in the kernel for the end of a
+// child, which is the shortest way to learn of it. That cannot be interrupted:
+// if there are children when ctx is done it ends with the next one of them, but
+// reaps no more. Without a child there is nothing to wait in; then SIGCHLD tells
+// of those that come to us by themselves, or it is told of the next start.
+func (r *Reaper) reapLoop(ctx context.Context) {
+	// Notify and never Ignore: an ignored signal stays ignored in children.
+	chld := make(chan os.Signal, 1)
+	defer signal.Stop(chld)
+	listening := false
+	for ctx.Err() == nil {
+		if r.reap() {
+			poke(r.ends)
+		}
+		// First those who got an exit, on this processor: a thread that blocks
+		// in the kernel keeps its processor for a while.
+		runtime.Gosched()
+		if awaitEnd() {
+			continue
+		}
+		if !listening {
+			signal.Notify(chld, unix.SIGCHLD)
+			listening = true
+			continue // what came before that is looked for once more
+		}
+		select {
+		case <-chld:
+		case <-r.again:
+		case <-ctx.Done():
+		}
+		if canAwait {
+			signal.Stop(chld)
+			listening = false
+		}
+	}
+}
+
+// poke tells the reader of a channel that there is something to do, unless it
+// knows.
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

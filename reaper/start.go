@@ -23,8 +23,8 @@ type Command struct {
 	Env  []string
 	Mute bool // what it writes goes nowhere
 
-	// Late is called, by the goroutine that called Start, if the fork takes
-	// longer than it should; nil is allowed.
+	// Late is called, from another goroutine, if the fork takes longer than it
+	// should; nil is allowed. Start does not return before it has.
 	Late func()
 }
 
@@ -44,82 +44,132 @@ func (e *StartError) Error() string { return e.Reason }
 // Unwrap makes errors.Is work with the errno.
 func (e *StartError) Unwrap() error { return e.Errno }
 
-// job is a Start on its way to a forking goroutine and back.
-type job struct {
-	command Command
-	answer  chan answer
-}
-
-type answer struct {
-	process Process
-	err     error
-}
-
 // Start runs a command as the leader of a new session, with /dev/null as its
 // standard input, our standard output and error, no other descriptor, no
 // blocked and no ignored signal, and the soft limit of open files that we
 // were given (the Go runtime had raised ours). It blocks until the program
 // has been executed, or has not: then the error is a *StartError.
-//
-// The fork is done on another goroutine, so that the stack of the caller, one
-// of thousands, stays small.
 func (r *Reaper) Start(command Command) (Process, error) {
-	j := job{command: command, answer: make(chan answer, 1)}
-	r.jobs <- j // which may have to wait for others
-	late := time.NewTimer(lateAfter)
-	defer late.Stop()
-	for {
-		select {
-		case a := <-j.answer:
-			return a.process, a.err
-		case <-late.C:
-			if command.Late != nil {
-				command.Late()
-			}
-		}
-	}
+	f := r.slot.enter(command.Late)
+	defer r.slot.leave(f)
+	return r.start(command)
 }
 
-// forkLoop serves Starts until stop is closed. One of the loops forks, and the
-// others wait in case it hangs: a child has copies of all our descriptors until
-// it has executed, among them the pipe by which another fork, begun a moment
-// before, learns of the success of its own. If it hung, so would that one.
-func (r *Reaper) forkLoop(stop <-chan struct{}) {
-	for {
-		select {
-		case r.slot <- struct{}{}:
-		case <-stop:
-			return
-		}
-		select {
-		case j := <-r.jobs:
-			back := sync.OnceFunc(func() { <-r.slot })
-			late := time.AfterFunc(hanging, back)
-			process, err := r.start(j.command)
-			late.Stop()
-			back()
-			j.answer <- answer{process, err}
-		case <-stop:
-			return
-		}
-	}
+// slot is for the fork that is under way. There is one at a time, unless it
+// hangs: a child has copies of all our descriptors until it has executed, among
+// them the pipe by which another fork, begun a moment before, learns of the
+// success of its own. If it hung, so would that one.
+type slot struct {
+	room  chan struct{} // one token for each fork, hung ones too
+	taken chan struct{} // the token of the one that does not hang
+
+	mu       sync.Mutex // guards what follows, between forks and the watch
+	now      *fork      // under way, and does not hang
+	watch    *time.Timer
+	watching bool
 }
 
-// hanging is how long a fork may take before another may begin in its place. It
-// has a processor (GOMAXPROCS) as long as it hangs, so that cannot go on for
-// ever; most files that cannot be read hang before, in stat(2).
+// fork is one that is under way.
+type fork struct {
+	begun time.Time
+	late  func()
+
+	mu   sync.Mutex // held while late is called
+	over bool
+}
+
+// hanging is how long a fork may take before another may begin in its place.
 const hanging = 100 * time.Millisecond
 
-// Collect collects the garbage, unless a fork is under way: a collection has to
-// stop every processor for a moment, and one that is in a fork cannot be
-// stopped before the child has executed, which may be never. New forks wait
-// for the collection. Thoroughly means that memory which is free then is given
-// back to the kernel. It tells whether there was a collection.
+// newSlot leaves one processor to all the others: a fork that hangs has one
+// (GOMAXPROCS) as long as it does. Most files that cannot be read hang before,
+// in stat(2).
+func newSlot() slot {
+	return slot{
+		room:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
+		taken: make(chan struct{}, 1),
+	}
+}
+
+// enter waits for its turn.
+func (s *slot) enter(late func()) *fork {
+	s.room <- struct{}{}
+	s.taken <- struct{}{}
+	f := &fork{begun: time.Now(), late: late}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = f
+	// One timer for all that follow each other, left to ring when they are
+	// over: to set one wakes a thread.
+	switch {
+	case s.watch == nil:
+		s.watch = time.AfterFunc(hanging, s.look)
+	case !s.watching:
+		s.watch.Reset(hanging)
+	}
+	s.watching = true
+	return f
+}
+
+func (s *slot) leave(f *fork) {
+	s.mu.Lock()
+	if s.now == f {
+		s.now = nil
+		<-s.taken
+	}
+	s.mu.Unlock()
+	f.mu.Lock()
+	f.over = true
+	f.mu.Unlock()
+	<-s.room
+}
+
+// look gives the place of a fork that hangs to the next.
+func (s *slot) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.now
+	if f == nil {
+		s.watching = false
+		return
+	}
+	if left := hanging - time.Since(f.begun); left > 0 {
+		s.watch.Reset(left)
+		return
+	}
+	s.now, s.watching = nil, false
+	<-s.taken
+	time.AfterFunc(lateAfter-hanging, f.tell)
+}
+
+// tell tells that it is late.
+func (f *fork) tell() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.over && f.late != nil {
+		f.late()
+	}
+}
+
+// Collect collects the garbage, unless a fork hangs: a collection has to stop
+// every processor for a moment, and one that is in a fork cannot be stopped
+// before the child has executed, which may be never. It waits a little for the
+// fork that is under way, and new ones wait for it. Thoroughly means that
+// memory which is free then is given back to the kernel. It tells whether there
+// was a collection.
 func (r *Reaper) Collect(thoroughly bool) bool {
-	if !r.calm.TryLock() {
+	select {
+	case r.slot.taken <- struct{}{}:
+	case <-time.After(forkTime):
 		return false
 	}
-	defer r.calm.Unlock()
+	defer func() { <-r.slot.taken }()
+	r.mu.Lock()
+	hangs := r.forking > 0
+	r.mu.Unlock()
+	if hangs {
+		return false
+	}
 	runtime.GC()
 	if thoroughly {
 		// Once more: each collection makes a stack that is too large half as
@@ -129,6 +179,9 @@ func (r *Reaper) Collect(thoroughly bool) bool {
 	return true
 }
 
+// forkTime is more than a fork takes, and those that wait for theirs before us.
+const forkTime = 50 * time.Millisecond
+
 func (r *Reaper) start(command Command) (Process, error) {
 	c := &child{exited: make(chan Exit, 1), drained: make(chan struct{})}
 	r.mu.Lock()
@@ -137,9 +190,7 @@ func (r *Reaper) start(command Command) (Process, error) {
 	mine := r.forks
 	r.mu.Unlock()
 
-	r.calm.RLock()
 	pid, err := r.fork(command)
-	r.calm.RUnlock()
 
 	r.mu.Lock()
 	r.forking--
@@ -167,6 +218,7 @@ func (r *Reaper) start(command Command) (Process, error) {
 	if err != nil {
 		return Process{}, startError(command.Path, err)
 	}
+	poke(r.again) // there is a child to wait for
 	return Process{Pid: pid, Exited: c.exited, Drained: c.drained}, nil
 }
 

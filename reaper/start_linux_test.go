@@ -336,9 +336,8 @@ func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
 	}
 }
 
-// A command without a reaper that runs is one that waits; once it runs, it is
-// started.
-func TestStartWaitsForRun(t *testing.T) {
+// The end of a process is waited for as soon as somebody reaps.
+func TestWhatIsStartedBeforeRunIsReapedByIt(t *testing.T) {
 	w := &world{t: t, news: make(chan struct{}, 1)}
 	r, err := New(func(Fact) {})
 	if err != nil {
