@@ -16,7 +16,7 @@ type habit struct {
 	called int          // how often it did
 }
 
-// begun is called before a run, with the path of what is run.
+// begun is called at the beginning of a run, with the path of what is run.
 func (h *habit) begun(path string) {
 	h.file = rundir.Stamp{}
 	var st unix.Stat_t
@@ -35,10 +35,9 @@ func (h *habit) calls() int {
 }
 
 // ended is called when a run is over, or is to be, after so much life. It
-// returns how much of that went by in sysmgr-depends. The service itself may
-// have written the file that says so; so it can be no more than all.
-func (h *habit) ended(f *rundir.Folder, life time.Duration) (waited time.Duration) {
-	wait := f.ReadWait()
+// returns how much of that went by in sysmgr-depends, as it says. The service
+// itself may have written that; so it can be no more than all.
+func (h *habit) ended(wait rundir.Wait, life time.Duration) (waited time.Duration) {
 	waited = min(wait.At(rundir.Clock()), life)
 	h.ran = rundir.Stamp{}
 	if life-waited >= forgiven && wait.Since == 0 {

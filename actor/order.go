@@ -129,12 +129,3 @@ func (o Order) starts() bool {
 	}
 	return false
 }
-
-// rang is called with the timer.
-func (s *Service) rang() {
-	killed := !s.state.Killed.IsZero()
-	s.handle(Event{Kind: Timer}, false)
-	if killed && s.state.Phase == Stopping && s.config.outlives != nil {
-		s.config.outlives(s.name)
-	}
-}

@@ -163,18 +163,25 @@ func (Misread) fact()     {}
 func (Hanging) fact()     {}
 func (HeldUp) fact()      {}
 
-// Service is the actor of one service. Run owns everything but the mailbox.
+// Service is the actor of one service. Its goroutine owns everything but the
+// mailbox.
 type Service struct {
 	config *Config
 	name   string
 	mail   mailbox[any] // Order, or Event from the supervisor
+	ended  func(swept bool)
 
 	state   State
 	process reaper.Process
 	drained <-chan struct{} // the process's, from its exit on: before that it is no news
-	timer   *time.Timer
-	turn    bool          // it has one of config.turns, as long as a guard may be held
-	guard   *rundir.Guard // held from before a fork until the state is published
+	alarm   *time.Timer     // rings when something is due; nil: nothing is
+	turn    bool            // it has one of config.turns, as long as a guard may be held
+	guard   *rundir.Guard   // held from before a fork until the state is published
+
+	// While something is handled: the service's folder, and what was in it
+	// when it was opened.
+	folder *rundir.Folder
+	there  rundir.Content
 
 	past     *rundir.Record // what the daemon before this one left of it; nil once it is taken over
 	slot     int            // of its record; 0: none yet
@@ -183,15 +190,31 @@ type Service struct {
 	lapse    bool           // and is not to be made if it was not
 	stale    bool           // pid may name a process of an earlier run: it could not be removed
 
-	shownPid  int      // what the pid files say
-	shown     State    // what the status file says
-	requests  []string // ids of the orders taken, the newest first
+	shownPid  int       // what the pid files say
+	shown     face      // what the status file says
+	owed      time.Time // when the status has to be written, if nothing comes before; zero: it is
+	requests  []string  // ids of the orders taken, the newest first
 	refused   string
 	unwritten bool         // the last try to publish failed
 	acted     rundir.Stamp // the lock file that was last acted upon; see version
 	retired   bool
 	habit     habit
 	parting   bool // the daemon stops, and this service when its turn comes: see part
+}
+
+// face is what others see of a state, as far as it matters whether they have
+// seen it.
+type face struct {
+	phase  Phase
+	want   Want
+	killed bool
+	pid    int
+	starts int
+	cause  string
+}
+
+func (s State) face() face {
+	return face{s.Phase, s.Want, !s.Killed.IsZero(), s.Pid, s.Starts, s.Cause}
 }
 
 // NewService makes the actor of a service. bar is why its entry cannot be
@@ -224,32 +247,72 @@ func (s *Service) tell(e Event) { s.mail.put(e) }
 // Removed or Shutdown, with nothing of it left. It tells whether its folder
 // could be swept.
 func (s *Service) Run(first Want) (swept bool) {
-	s.timer = time.NewTimer(time.Hour)
-	s.timer.Stop()
-	if s.past != nil {
-		s.resume(*s.past)
-		s.past = nil
-	} else {
-		s.begin(first)
-	}
-	for !s.retired {
-		select {
-		case exit := <-s.process.Exited:
-			s.exited(exit)
-		case <-s.drained:
-			s.drained = nil
-			s.handle(Event{Kind: Drained}, false)
-		case <-s.timer.C:
-			s.rang()
-		case <-s.mail.wake:
-			for _, message := range s.mail.take() {
-				if !s.retired {
-					s.take(message)
-				}
-			}
+	ended := make(chan bool, 1)
+	s.Go(first, func(swept bool) { ended <- swept })
+	return <-ended
+}
+
+// Go is Run for whoever does not wait: ended is called by the actor's goroutine
+// at its end.
+//
+// An actor waits most of its life. A goroutine that waits takes 2 kB, and one
+// that has ever started a process and written files four times that, because
+// its stack had to grow: with ten thousand services that is most of the memory.
+// So the goroutine that has handled something ends, and a new one waits in its
+// place. There is one at any time.
+func (s *Service) Go(first Want, ended func(swept bool)) {
+	s.ended = ended
+	go func() {
+		s.takeTurn(first != WantDown)
+		if s.past != nil {
+			s.resume(*s.past)
+			s.past = nil
+		} else {
+			s.begin(first)
 		}
-		s.leave()
+		s.onward()
+	}()
+}
+
+// wait waits for the next thing to handle. It has no variables and calls
+// nothing deep before there is one.
+func (s *Service) wait() {
+	select {
+	case exit := <-s.process.Exited:
+		s.takeTurn(s.state.Want == WantUp)
+		s.exited(exit)
+	case <-s.drained:
+		s.drained = nil
+		s.handle(Event{Kind: Drained}, false)
+	case <-s.mail.wake:
+		s.read()
 	}
+	s.onward()
+}
+
+// onward is called when everything that there was is handled.
+func (s *Service) onward() {
+	s.leave()
+	s.letGo()
+	if s.retired {
+		s.ended(s.end())
+		return
+	}
+	go s.wait()
+}
+
+// read handles what is in the mailbox.
+func (s *Service) read() {
+	for _, message := range s.mail.take() {
+		if !s.retired {
+			s.take(message)
+			s.close() // what was in it then is old news for the next
+		}
+	}
+}
+
+// end takes back what the actor has published.
+func (s *Service) end() (swept bool) {
 	if s.config.Forget != nil {
 		s.config.Forget(s.name)
 	}
@@ -262,22 +325,43 @@ func (s *Service) Run(first Want) (swept bool) {
 	return !s.unwritten
 }
 
+// open is the service's folder, for as long as something is handled; it is made
+// if it is not there.
+func (s *Service) open() (*rundir.Folder, error) {
+	if s.folder != nil {
+		return s.folder, nil
+	}
+	f, err := s.config.Rundir.MakeFolder(s.name)
+	if err != nil {
+		return nil, err
+	}
+	s.folder, s.there = f, f.Content()
+	return f, nil
+}
+
+// close closes it again.
+func (s *Service) close() {
+	if s.folder != nil {
+		s.folder.Close()
+		s.folder = nil
+	}
+}
+
 // begin puts the folder in order, which may be a leftover, and starts the
 // service unless it is held.
 func (s *Service) begin(first Want) {
 	s.state.Since = time.Now()
 	hold := rundir.NoHold
-	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
+	if _, err := s.open(); err == nil {
 		var stamp rundir.Stamp
-		hold, stamp, err = f.ReadHold()
+		hold, stamp, err = s.hold()
 		s.acted = version(stamp)
 		if err != nil {
 			// Nobody can tell now; control goes on trying, and what it says
 			// then counts, be it that there is none.
 			hold, s.acted = rundir.HoldDown, rundir.Stamp{Ino: 1}
 		}
-		f.Remove(rundir.Pid, rundir.Syspid)
-		f.Close()
+		s.remove(rundir.Pid, rundir.Syspid)
 	}
 	if s.config.Attend != nil {
 		s.config.Attend(s.name)
@@ -300,16 +384,38 @@ func (s *Service) begin(first Want) {
 	}
 }
 
+// hold reads the lock in the open folder.
+func (s *Service) hold() (rundir.Hold, rundir.Stamp, error) {
+	if !s.there.Has(rundir.Lock) {
+		return rundir.NoHold, rundir.Stamp{}, nil
+	}
+	return s.folder.ReadHold()
+}
+
+// remove removes those of these files from the open folder that were there.
+func (s *Service) remove(files ...string) error {
+	var first error
+	for _, file := range files {
+		if s.there.Has(file) {
+			first = errors.Join(first, s.folder.Remove(file))
+		}
+	}
+	return first
+}
+
 func (s *Service) take(message any) {
 	switch m := message.(type) {
 	case Event:
 		s.handle(m, false)
+	case ring:
+		s.rang()
 	case pause:
 		select {
 		case exit := <-s.process.Exited:
 			s.exited(exit)
 		default:
 		}
+		s.close()
 		m.rest()
 	case parting:
 		s.parting = true
@@ -345,11 +451,10 @@ func (s *Service) holdAgain() error {
 		return nil
 	}
 	s.acted = rundir.Stamp{}
-	f, err := s.config.Rundir.MakeFolder(s.name)
+	f, err := s.open()
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	if !f.Has(rundir.Lock) {
 		if err := f.Write(rundir.Lock, line); err != nil {
 			return err
@@ -416,8 +521,8 @@ func (s *Service) exited(exit reaper.Exit) {
 		s.handle(Event{Kind: Shutdown}, false) // nothing is restarted now
 	}
 	if s.state.Phase == Up && s.state.Want == WantUp {
-		if f, err := s.config.Rundir.Folder(s.name); err == nil {
-			switch hold, stamp, _ := f.ReadHold(); hold {
+		if _, err := s.open(); err == nil {
+			switch hold, stamp, _ := s.hold(); hold {
 			case rundir.HoldDown, rundir.HoldKill:
 				s.acted = version(stamp)
 				// The signal this asks for finds nobody: the reaper knows.
@@ -426,7 +531,6 @@ func (s *Service) exited(exit reaper.Exit) {
 				s.acted = version(stamp)
 				s.handle(Event{Kind: Once}, false)
 			}
-			f.Close()
 		}
 	}
 	if s.name == s.config.Essential && s.state.Phase == Up && s.state.Want != WantGone {
@@ -466,26 +570,34 @@ func (s *Service) handle(e Event, show bool) {
 			}
 		}
 	}
-	s.arm()
 	if (before.Phase == Backoff) != (s.state.Phase == Backoff) {
 		s.config.restless.set(s.name, s.state.Phase == Backoff)
 	}
-	if s.retired {
-		s.letGo()
-		s.config.Report(Changed{s.name, first, before, s.state})
-		return
-	}
-	if show || s.unwritten || s.state.Phase != s.shown.Phase || s.state.Want != s.shown.Want || changed(s.shown, s.state) {
+	switch {
+	case s.retired:
+	case show || s.unwritten:
+		s.publish()
+	case s.state.face() == s.shown:
+	case before.Phase == Up && s.state.Phase == Stopping && s.state.Pid != 0:
+		// Most stops are over before anybody could have read of them.
+		s.owed = e.At.Add(soon)
+		s.silent(s.remember())
+	default:
 		s.publish()
 	}
+	s.arm()
 	s.letGo()
-	if changed(before, s.state) {
+	if s.retired || changed(before, s.state) {
 		s.config.Report(Changed{s.name, first, before, s.state})
 	}
 }
 
-// letGo ends what spawn began.
+// soon is how long a stop goes on before its status says so.
+const soon = 30 * time.Millisecond
+
+// letGo gives back what was needed while something was handled.
 func (s *Service) letGo() {
+	s.close()
 	if s.guard != nil {
 		s.guard.Release()
 		s.guard = nil
@@ -515,45 +627,79 @@ func (s *Service) complete(e Event) Event {
 	if s.state.Phase != Up {
 		return e
 	}
-	f, err := s.config.Rundir.Folder(s.name)
+	f, err := s.open()
 	if err != nil {
 		return e
 	}
-	defer f.Close()
-	var bad []string
-	e.Manner, bad = f.ReadManner(s.config.Manner)
-	e.Waited = s.habit.ended(f, e.At.Sub(s.state.Since))
-	for _, file := range bad {
-		s.config.Report(Misread{s.name, file})
+	if s.there.Has(rundir.StopSignal) || s.there.Has(rundir.StopTimeout) {
+		var bad []string
+		e.Manner, bad = f.ReadManner(s.config.Manner)
+		for _, file := range bad {
+			s.config.Report(Misread{s.name, file})
+		}
 	}
+	var wait rundir.Wait
+	if s.there.Has(rundir.Waited) {
+		wait = f.ReadWait()
+	}
+	e.Waited = s.habit.ended(wait, e.At.Sub(s.state.Since))
 	return e
 }
 
-// arm sets the timer to what the state wants.
+// arm sets the alarm to what the state wants, and to what is owed.
 func (s *Service) arm() {
-	s.timer.Stop()
-	if !s.state.Due.IsZero() {
-		s.timer.Reset(time.Until(s.state.Due))
+	if s.alarm != nil {
+		s.alarm.Stop()
+		s.alarm = nil
+	}
+	next := s.state.Due
+	if !s.owed.IsZero() && (next.IsZero() || s.owed.Before(next)) {
+		next = s.owed
+	}
+	if !next.IsZero() && !s.retired {
+		s.alarm = time.AfterFunc(time.Until(next), func() { s.mail.put(ring{}) })
+	}
+}
+
+// ring is the message of the alarm.
+type ring struct{}
+
+// rang is called with it. One that was set for something else may come late.
+func (s *Service) rang() {
+	if now := time.Now(); !s.owed.IsZero() && !now.Before(s.owed) {
+		s.publish()
+		if s.state.Due.IsZero() || now.Before(s.state.Due) {
+			s.arm()
+			return
+		}
+	}
+	killed := !s.state.Killed.IsZero()
+	s.handle(Event{Kind: Timer}, false)
+	if killed && s.state.Phase == Stopping && s.config.outlives != nil {
+		s.config.outlives(s.name)
+	}
+}
+
+// takeTurn takes one of the turns of those that start something, if it is to
+// start something. Whoever waits for his turn has done nothing yet, and so his
+// stack is small.
+func (s *Service) takeTurn(starts bool) {
+	if starts && !s.turn {
+		s.config.turns.take()
+		s.turn = true
 	}
 }
 
 // spawn starts the process and returns the answer to Step's question. Until
 // it has it, the actor listens to nothing else: orders wait in the mailbox.
 func (s *Service) spawn() Event {
-	if !s.turn {
-		s.config.turns.take()
-		s.turn = true
-	}
-	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
-		if !s.config.Foreground {
-			guard, err := s.grab(f)
-			if errors.Is(err, rundir.ErrGrabbed) {
-				f.Close()
-				return Event{Kind: Refused, Refusal: Barred, Cause: err.Error()}
-			}
-			s.guard = guard
+	s.takeTurn(true)
+	if !s.config.Foreground {
+		guard, err := s.grab()
+		if errors.Is(err, rundir.ErrGrabbed) {
+			return Event{Kind: Refused, Refusal: Barred, Cause: err.Error()}
 		}
-		f.Close()
+		s.guard = guard
 	}
 	if s.unsure {
 		if e, known := s.found(); known {
@@ -562,7 +708,6 @@ func (s *Service) spawn() Event {
 	}
 	s.forgetRun()
 	path := filepath.Join(s.config.Sysdir, s.name)
-	s.habit.begun(path)
 	env := append(s.config.Env[:len(s.config.Env):len(s.config.Env)], "SYSMGR_NAME="+s.name, s.mark())
 	// From here on, until its number is written down, only its mark tells of
 	// the process.
@@ -575,6 +720,8 @@ func (s *Service) spawn() Event {
 	}
 	s.to = reaper.BootTime()
 	s.process = process
+	s.there = rundir.Everything // it may write what it likes from now on
+	s.habit.begun(path)
 	return Event{Kind: Started, Pid: process.Pid}
 }
 
@@ -585,6 +732,7 @@ func (s *Service) hangs() {
 		s.config.turns.giveBack()
 		s.turn = false
 	}
+	s.close() // it may be another by now
 	s.state.Cause = "its start hangs"
 	s.publish()
 	s.config.Report(Hanging{s.name})
@@ -593,14 +741,21 @@ func (s *Service) hangs() {
 // grab takes the guard. If a start was under way when the last daemon ended, it
 // is the child of that one which has it, until it has executed: that is waited
 // for like for a start of our own, and everything else with it.
-func (s *Service) grab(f *rundir.Folder) (*rundir.Guard, error) {
-	guard, err := f.Grab()
+func (s *Service) grab() (*rundir.Guard, error) {
+	try := func() (*rundir.Guard, error) {
+		f, err := s.open()
+		if err != nil {
+			return nil, err
+		}
+		return f.Grab()
+	}
+	guard, err := try()
 	for waited := time.Duration(0); s.unsure && errors.Is(err, rundir.ErrGrabbed); waited += grabAgain {
 		if waited == 25*grabAgain {
 			s.hangs()
 		}
 		time.Sleep(grabAgain)
-		guard, err = f.Grab()
+		guard, err = try()
 	}
 	return guard, err
 }
@@ -612,11 +767,10 @@ const grabAgain = 10 * time.Millisecond
 // for the next one.
 func (s *Service) forgetRun() {
 	s.stale = true
-	if f, err := s.config.Rundir.Folder(s.name); err == nil {
-		s.stale = f.Remove(rundir.Pid, rundir.Syspid) != nil
-		f.ForgetRun()
+	if _, err := s.open(); err == nil {
+		s.stale = s.remove(rundir.Pid, rundir.Syspid) != nil
+		s.remove(rundir.OfARun[:]...)
 		s.shownPid = 0
-		f.Close()
 	}
 }
 
@@ -638,6 +792,7 @@ func refusal(err error) Refusal {
 // publish writes the state into the service's folder: first what lets others
 // act on it, then what tells them.
 func (s *Service) publish() {
+	s.owed = time.Time{}
 	var held error
 	if s.acted == (rundir.Stamp{}) && s.state.Want != WantUp && s.state.Want != WantGone &&
 		!s.config.Foreground && s.name != s.config.Essential {
@@ -665,11 +820,10 @@ func (s *Service) silent(err error) {
 }
 
 func (s *Service) write() error {
-	f, err := s.config.Rundir.MakeFolder(s.name)
+	f, err := s.open()
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	if pid := s.state.Pid; pid != s.shownPid {
 		if pid == 0 {
 			err = f.Remove(rundir.Pid, rundir.Syspid)
@@ -698,6 +852,6 @@ func (s *Service) write() error {
 	if err := f.Replace(rundir.State, status.Encode()); err != nil {
 		return err
 	}
-	s.shown = s.state
+	s.shown = s.state.face()
 	return nil
 }

@@ -282,6 +282,11 @@ func (b *bench) expect(name, phase string) rundir.Status {
 	time.Sleep(time.Nanosecond) // what is due now may happen
 	synctest.Wait()
 	s := b.status(name)
+	if s.Phase == "up" && phase == "stopping" {
+		time.Sleep(soon) // which is told of when it takes as long
+		synctest.Wait()
+		s = b.status(name)
+	}
 	if s.Phase != phase {
 		b.t.Fatalf("%s: got %s (%s), want %s", name, s.Phase, s.Cause, phase)
 	}
@@ -305,6 +310,23 @@ func TestAServiceIsPublishedWhileItRuns(t *testing.T) {
 		b.expect("web", "down")
 		if pid, sys := b.file("web", "pid"), b.file("web", "syspid"); pid != "absent" || sys != "absent" {
 			t.Errorf("got pid %s, syspid %s; want them gone", pid, sys)
+		}
+	})
+}
+
+// A stop that is over at once is told of once.
+func TestAStopIsPublishedWhenItTakesLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.kernel.stopTime = 2 * soon
+		s := b.run("web")
+		b.expect("web", "up")
+		s.tell(Event{Kind: Removed})
+		time.Sleep(soon / 2)
+		b.expect("web", "up")
+		time.Sleep(soon)
+		if got := b.status("web"); got.Phase != "stopping" || got.Cause != "removed" || got.Pid == 0 {
+			t.Errorf("got %s (%s), pid %d; want stopping (removed)", got.Phase, got.Cause, got.Pid)
 		}
 	})
 }

@@ -319,10 +319,8 @@ func (v *Supervisor) add(e Entry, bar string) {
 		s = Resume(v.config, record, bar)
 	}
 	v.services[e.Name] = &member{service: s, entry: e, bar: bar}
-	go func() {
-		swept := s.Run(WantUp)
-		v.mail.put(retirement{e.Name, swept})
-	}()
+	name := e.Name
+	s.Go(WantUp, func(swept bool) { v.mail.put(retirement{name, swept}) })
 }
 
 // retire forgets a service whose actor has ended. Its entry may be there

@@ -65,7 +65,7 @@ func (k *keeper) keep() {
 func (k *keeper) tidy(rest bool) {
 	enough := k.garbage + k.garbage/2 + 1<<20
 	if rest {
-		enough = k.garbage + k.garbage/8 + 512<<10
+		enough = k.garbage + k.garbage/16 + 128<<10
 	}
 	if occupied() < enough || !k.collect(rest) {
 		return

@@ -76,7 +76,7 @@ func (d *Dir) lockedPid() (*os.File, error) {
 }
 
 // top is the run directory itself as a folder.
-func (d *Dir) top() *Folder { return &Folder{fd: d.fd(), path: d.path} }
+func (d *Dir) top() *Folder { return &Folder{fd: d.fd(), path: d.path, umask: &d.umask} }
 
 // Keep looks whether the run directory and the daemon's own files in it are
 // still there, and makes them anew if somebody has taken them away. It tells
@@ -169,7 +169,11 @@ func (d *Dir) lockIn(own *Folder) (*os.File, error) {
 	if !own.Has("lock") && d.lives() {
 		return nil, ErrRunning
 	}
-	return own.seize("lock", ErrRunning)
+	fd, err := own.seize("lock", ErrRunning)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "lock"), nil
 }
 
 // lives tells whether RUNDIR/pid is locked and names a process, another one

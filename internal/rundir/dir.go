@@ -55,8 +55,9 @@ var ErrIrregular = errors.New("not a regular file of reasonable size")
 // Dir is an open run directory. Everything in it is reached through its
 // descriptor. Its methods may be called from any goroutine.
 type Dir struct {
-	file *os.File
-	path string
+	file  *os.File
+	path  string
+	umask atomic.Int32 // what the program's umask does to public files
 }
 
 // Create opens the run directory at path, making it and its parents first
@@ -165,8 +166,10 @@ func (d *Dir) Names() ([]string, error) {
 // operations and closed again, because every descriptor that stays open makes
 // each later fork dearer.
 type Folder struct {
-	fd   int
-	path string
+	fd     int
+	path   string
+	umask  *atomic.Int32 // of its Dir
+	listed bool          // it has been read, and is read from its beginning the next time
 }
 
 // Folder opens RUNDIR/<name>. A folder that is not there is fs.ErrNotExist.
@@ -183,7 +186,7 @@ func (d *Dir) open(name string) (*Folder, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return &Folder{fd: fd, path: path}, nil
+	return &Folder{fd: fd, path: path, umask: &d.umask}, nil
 }
 
 // MakeFolder opens RUNDIR/<name>, making it with mode 0755 where it is
@@ -197,18 +200,27 @@ func (d *Dir) MakeFolder(name string) (*Folder, error) {
 }
 
 func (d *Dir) make(name string, mode uint32) (*Folder, error) {
-	err := unix.Mkdirat(d.fd(), name, mode)
-	if err != nil && err != unix.EEXIST {
-		return nil, &fs.PathError{Op: "mkdir", Path: filepath.Join(d.path, name), Err: err}
-	}
-	f, openErr := d.open(name)
-	if openErr == nil && err == nil {
-		if err := unix.Fchmod(f.fd, mode); err != nil {
-			f.Close()
-			return nil, &fs.PathError{Op: "chmod", Path: f.path, Err: err}
+	for {
+		// It is there already, as a rule.
+		f, err := d.open(name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return f, err
 		}
+		switch err := unix.Mkdirat(d.fd(), name, mode); err {
+		case nil:
+		case unix.EEXIST:
+			continue
+		default:
+			return nil, &fs.PathError{Op: "mkdir", Path: filepath.Join(d.path, name), Err: err}
+		}
+		if f, err = d.open(name); err == nil {
+			if err := unix.Fchmod(f.fd, mode); err != nil {
+				f.Close()
+				return nil, &fs.PathError{Op: "chmod", Path: f.path, Err: err}
+			}
+		}
+		return f, err
 	}
-	return f, openErr
 }
 
 // RemoveFolder removes RUNDIR/<name> if it is empty.
@@ -240,8 +252,7 @@ func (f *Folder) write(name string, data []byte, mode uint32) (string, error) {
 	if err != nil {
 		return "", f.err("create", name, err)
 	}
-	// fchmod, because the umask must stay what the services are to inherit.
-	err = unix.Fchmod(fd, mode)
+	err = f.setMode(fd, mode)
 	for len(data) > 0 && err == nil {
 		var n int
 		if n, err = unix.Write(fd, data); err == unix.EINTR {
@@ -260,10 +271,42 @@ func (f *Folder) write(name string, data []byte, mode uint32) (string, error) {
 	return tmp, nil
 }
 
+// setMode gives a file that was just made with this mode the mode, of which the
+// umask took its part: that must stay what the services are to inherit. A umask
+// that takes nothing from public files never will: then a system call is spared,
+// and those who watch the folder an event.
+func (f *Folder) setMode(fd int, mode uint32) error {
+	if mode != public {
+		return unix.Fchmod(fd, mode)
+	}
+	switch f.umask.Load() {
+	case takesNothing:
+		return nil
+	case unknown:
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && uint32(st.Mode)&0o7777 == public {
+			f.umask.Store(takesNothing)
+			return nil
+		}
+		f.umask.Store(takesSome)
+	}
+	return unix.Fchmod(fd, mode)
+}
+
+// public is the mode of what is for all to read.
+const public = 0o644
+
+// What a umask does to public files.
+const (
+	unknown = iota
+	takesNothing
+	takesSome
+)
+
 // Write puts data under name, replacing what was there in one step: a reader
 // sees the old content or the new, never a part.
 func (f *Folder) Write(name string, data []byte) error {
-	tmp, err := f.write(name, data, 0o644)
+	tmp, err := f.write(name, data, public)
 	if err != nil {
 		return err
 	}
@@ -286,13 +329,20 @@ func (f *Folder) Replace(name string, data []byte) error {
 }
 
 // WriteNew is Write for a name that is still free. If it is taken, nothing
-// changes and the error is fs.ErrExist. It costs a hard link (link(2) fails
-// on an existing name, where rename(2) would replace it).
+// changes and the error is fs.ErrExist.
 func (f *Folder) WriteNew(name string, data []byte) error {
-	tmp, err := f.write(name, data, 0o644)
+	tmp, err := f.write(name, data, public)
 	if err != nil {
 		return err
 	}
+	if err, ok := renameNew(f.fd, tmp, name); ok {
+		if err == nil {
+			return nil
+		}
+		unix.Unlinkat(f.fd, tmp, 0)
+		return f.err("rename", name, err)
+	}
+	// link(2) fails on an existing name too, where rename(2) would replace it.
 	err = unix.Linkat(f.fd, tmp, f.fd, name, 0)
 	unix.Unlinkat(f.fd, tmp, 0)
 	if err != nil {
@@ -431,49 +481,46 @@ func (f *Folder) Stamp(name string) Stamp {
 // a guard that is held until the start is over; and a Release takes the lock
 // from everybody.
 func (f *Folder) Grab() (*Guard, error) {
-	file, err := f.seize(GuardFile, ErrGrabbed)
+	fd, err := f.seize(GuardFile, ErrGrabbed)
 	if err != nil {
 		return nil, err
 	}
-	return &Guard{file}, nil
+	return &Guard{fd}, nil
 }
 
 // Guard is the hold of a Grab.
-type Guard struct{ file *os.File }
+type Guard struct{ fd int }
 
-// Release gives the guard back.
+// Release gives the guard back. It is called once.
 func (g *Guard) Release() {
-	unix.Flock(int(g.file.Fd()), unix.LOCK_UN)
-	g.file.Close()
+	unix.Flock(g.fd, unix.LOCK_UN)
+	unix.Close(g.fd)
 }
 
 // seize makes a file, if it is missing, and locks it, or returns taken if
 // somebody else has. It does not wait. Whoever ends removes the file while he
-// holds the lock; so a lock counts only on the file that still has the name.
-func (f *Folder) seize(name string, taken error) (*os.File, error) {
+// holds the lock; so a lock counts only on a file that still has a name.
+func (f *Folder) seize(name string, taken error) (fd int, err error) {
 	for {
 		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 		if err != nil {
-			return nil, f.err("open", name, err)
+			return -1, f.err("open", name, err)
 		}
 		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			unix.Close(fd)
 			if err == unix.EWOULDBLOCK {
-				return nil, taken
+				return -1, taken
 			}
-			return nil, f.err("lock", name, err)
+			return -1, f.err("lock", name, err)
 		}
-		var held, named unix.Stat_t
+		var held unix.Stat_t
 		err = unix.Fstat(fd, &held)
-		if err == nil {
-			err = unix.Fstatat(f.fd, name, &named, unix.AT_SYMLINK_NOFOLLOW)
-		}
-		if err == nil && held.Ino == named.Ino && held.Dev == named.Dev {
-			return os.NewFile(uintptr(fd), name), nil
+		if err == nil && held.Nlink > 0 {
+			return fd, nil
 		}
 		unix.Close(fd)
-		if err != nil && err != unix.ENOENT {
-			return nil, f.err("stat", name, err)
+		if err != nil {
+			return -1, f.err("stat", name, err)
 		}
 	}
 }
@@ -505,7 +552,7 @@ func (d *Dir) Sweep(name string, keepLock bool) error {
 		return err
 	}
 	defer guard.Release()
-	return d.Clear(name, keepLock)
+	return d.clear(name, f, keepLock)
 }
 
 // Clear is Sweep for whoever holds the guard, and holds nothing after it.
@@ -518,14 +565,26 @@ func (d *Dir) Clear(name string, keepLock bool) error {
 		return err
 	}
 	defer f.Close()
-	first := f.Remove(daemonFiles...)
-	if !keepLock {
+	return d.clear(name, f, keepLock)
+}
+
+func (d *Dir) clear(name string, f *Folder, keepLock bool) error {
+	there := f.Content()
+	var first error
+	for _, file := range daemonFiles {
+		if there.Has(file) {
+			first = errors.Join(first, f.Remove(file))
+		}
+	}
+	if !keepLock && there.Has(Lock) {
 		first = errors.Join(first, f.Remove(Lock))
 	}
-	for _, left := range f.unfinished() {
-		first = errors.Join(first, f.Remove(left))
+	if there.others() {
+		for _, left := range f.unfinished() {
+			first = errors.Join(first, f.Remove(left))
+		}
 	}
-	if f.Has(Lock) {
+	if keepLock && f.Has(Lock) {
 		return first
 	}
 	if err := d.RemoveFolder(name); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {

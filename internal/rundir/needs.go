@@ -124,8 +124,6 @@ func (f *Folder) ReadFound() Found {
 	return c
 }
 
-// ForgetRun removes what the last run of the service wrote about itself, which
-// does not hold for the next.
-func (f *Folder) ForgetRun() error {
-	return f.Remove(Ready, StopSignal, StopTimeout, Waiting, Needs, Waited, Circle)
-}
+// OfARun are the files that a run of the service writes about itself, and which
+// do not hold for the next.
+var OfARun = [...]string{Ready, StopSignal, StopTimeout, Waiting, Needs, Waited, Circle}

@@ -8,7 +8,7 @@ import (
 // DaemonPid is the number in RUNDIR/pid, 0 if there is none. It is for showing
 // only: it proves nothing, and it is 1 in a container.
 func (d *Dir) DaemonPid() int {
-	top := &Folder{fd: int(d.file.Fd()), path: d.path}
+	top := d.top()
 	data, err := top.Read(Pid)
 	if err != nil {
 		return 0
