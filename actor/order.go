@@ -98,6 +98,9 @@ func (v *Supervisor) graph() needs.Graph {
 	graph := make(needs.Graph, len(v.services))
 	for name := range v.services {
 		graph[name] = nil
+		if !v.config.Rundir.Holds(name, rundir.Needs) && !v.config.Rundir.Holds(name, rundir.Waiting) {
+			continue
+		}
 		if f, err := v.config.Rundir.Folder(name); err == nil {
 			graph[name] = slices.Concat(f.ReadNames(rundir.Needs), f.ReadNames(rundir.Waiting))
 			f.Close()

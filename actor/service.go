@@ -488,6 +488,9 @@ func (s *Service) order(o Order) {
 	}
 	lock := version(o.Lock)
 	switch {
+	case o.Event.Kind == Released && !o.Lost && s.state.Want == WantUp:
+		s.acted = lock
+		return // it is not held
 	case o.Event.Kind == Once && o.ID == "" && o.Lock != (rundir.Stamp{}) && lock == s.acted:
 		// That has been done already: see begin and exited.
 		s.publish()

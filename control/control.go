@@ -258,27 +258,24 @@ func (c *Control) answer() {
 }
 
 // open makes sure that the folder is there and watched, and tells whether it
-// is another than before: somebody has removed the old one.
-func (c *Control) open(name string) (another bool, err error) {
+// is another than before: somebody has removed the old one. It is false if the
+// service is not attended to any more.
+func (c *Control) open(name string, k *folder) (another bool, err error, ours bool) {
 	another, err = c.watch(name)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return another, err
+		return another, err, true
+	}
+	// Its service may be gone, and have said so before it took the folder
+	// along: that is no order.
+	if c.answer(); c.folders[name] != k {
+		return false, nil, false
 	}
 	f, err := c.config.Rundir.MakeFolder(name)
 	if err == nil {
 		f.Close()
 		_, err = c.watch(name)
 	}
-	return true, err
-}
-
-// there tells whether the folder is there.
-func (c *Control) there(name string) bool {
-	f, err := c.config.Rundir.Folder(name)
-	if err == nil {
-		f.Close()
-	}
-	return !errors.Is(err, fs.ErrNotExist)
+	return true, err, true
 }
 
 // watch watches the folder, if it is not watched already.
@@ -300,14 +297,10 @@ func (c *Control) look(name string) {
 	if !ok {
 		return
 	}
-	if !c.there(name) {
-		// Its service may be gone, and have said so before it took the folder
-		// along: that is no order.
-		if c.answer(); c.folders[name] != k {
-			return
-		}
+	another, err, ours := c.open(name, k)
+	if !ours {
+		return
 	}
-	another, err := c.open(name)
 	if err != nil {
 		c.again[name] = time.Now().Add(unfilled)
 		return
@@ -324,7 +317,8 @@ func (c *Control) look(name string) {
 		return
 	}
 	defer f.Close()
-	lost := !k.fresh && !another && c.bereft(name, k, f)
+	there := f.Content()
+	lost := !k.fresh && !another && c.bereft(name, k, there)
 	if lost {
 		// Somebody has removed what we published; or whoever removed the lock
 		// was on his way to remove all else, and slower than we were in
@@ -332,7 +326,12 @@ func (c *Control) look(name string) {
 		k.lock, k.unwritten = rundir.Stamp{}, false
 	}
 	k.fresh = false
-	empty := c.requests(name, k, f)
+	empty := false
+	if there.Has(rundir.Control) || there.Has(rundir.Taken) {
+		empty = c.requests(name, k, f)
+	} else {
+		k.empty = time.Time{}
+	}
 	half := c.lock(name, k, f, lost)
 	if !half {
 		k.half = time.Time{}
@@ -347,9 +346,9 @@ func (c *Control) look(name string) {
 // bereft tells whether the folder had a status, and has had none for a while:
 // rm -r of the folder takes it before the folder itself, and must not meet one
 // that was made anew meanwhile.
-func (c *Control) bereft(name string, k *folder, f *rundir.Folder) bool {
+func (c *Control) bereft(name string, k *folder, there rundir.Content) bool {
 	switch {
-	case f.Has(rundir.State):
+	case there.Has(rundir.State):
 		k.status, k.missed = true, time.Time{}
 		return false
 	case !k.status:

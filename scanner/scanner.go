@@ -19,7 +19,9 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -236,61 +238,133 @@ func (s *Scanner) stale() bool {
 	if s.lost || !s.watched || stamp != s.dirStamp || s.read.Sub(time.Unix(0, stamp.Mtime)).Abs() < fresh {
 		return true
 	}
+	var doubtful []string
 	for name, k := range s.known {
-		if k.entry.Bar != "" && !k.kept && s.look(name, k.entry) != k.entry {
-			return true
+		if k.entry.Bar != "" && !k.kept {
+			doubtful = append(doubtful, name)
 		}
 	}
 	if s.config.Restless != nil {
 		for _, name := range s.config.Restless() {
-			if k, ok := s.known[name]; ok && !k.kept && s.look(name, k.entry) != k.entry {
-				return true
+			if k, ok := s.known[name]; ok && !k.kept && k.entry.Bar == "" {
+				doubtful = append(doubtful, name)
 			}
+		}
+	}
+	for i, e := range s.look(doubtful, s.entry) {
+		if e != s.entry(doubtful[i]) {
+			return true
 		}
 	}
 	return false
 }
 
-// look reads one entry anew; old is what is known of it. The zero Entry
-// stands for one that is not there. A file system that does not answer is
-// waited for a while, and then by somebody else: the entry stays as it was
-// until it has answered, and nobody else is held up.
-func (s *Scanner) look(name string, old Entry) Entry {
-	select {
-	case <-s.hung[name]:
-		delete(s.hung, name)
-	default:
-		if s.hung[name] != nil {
-			return old
+// entry is what is known of an entry.
+func (s *Scanner) entry(name string) Entry { return s.known[name].entry }
+
+// look reads entries anew, of which old is what is known; the zero Entry stands
+// for one that is not there. A file system that does not answer is waited for a
+// while, and then by somebody else: the entry stays as it was until it has
+// answered, and nobody else is held up.
+func (s *Scanner) look(names []string, old func(name string) Entry) []Entry {
+	entries := make([]Entry, len(names))
+	for at := 0; at < len(names); {
+		at += s.lookFrom(names[at:], entries[at:], old)
+	}
+	return entries
+}
+
+// lookFrom looks at entries until one hangs, and returns how many are done with.
+func (s *Scanner) lookFrom(names []string, entries []Entry, old func(name string) Entry) int {
+	l := &looking{opened: s.opened, dir: s.config.Dir}
+	for i, name := range names {
+		entries[i] = old(name)
+		select {
+		case <-s.hung[name]:
+			delete(s.hung, name)
+		default:
+			if s.hung[name] != nil {
+				l.skip = append(l.skip, name)
+			}
 		}
 	}
-	opened := s.opened
-	answer, done := make(chan Entry, 1), make(chan struct{})
+	l.names, l.entries = names, slices.Clone(entries)
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		answer <- s.lookNow(name, old, opened)
+		l.run()
 	}()
-	late := time.NewTimer(answerTime)
+	// Most looks are over before a timer could be set, which wakes a thread.
+	for range 20 {
+		select {
+		case <-done:
+			copy(entries, l.entries)
+			return len(names)
+		default:
+			runtime.Gosched()
+		}
+	}
+	late := time.NewTicker(answerTime)
 	defer late.Stop()
-	select {
-	case e := <-answer:
-		return e
-	case <-late.C:
+	for seen := int64(-1); ; {
+		select {
+		case <-done:
+			copy(entries, l.entries)
+			return len(names)
+		case <-late.C:
+		}
+		at := l.at.Load()
+		if at != seen {
+			seen = at
+			continue
+		}
+		if !l.at.CompareAndSwap(at, given) {
+			continue // it has just got its answer
+		}
+		// What comes after this one is looked at by another goroutine.
+		copy(entries[:at], l.entries[:at])
+		name := names[at]
 		s.hung[name] = done
 		s.config.Report(Hung{name})
 		go func() {
 			<-done
 			s.Rescan()
 		}()
-		return old
+		return int(at) + 1
+	}
+}
+
+// looking is a look at many entries, on a goroutine of its own.
+type looking struct {
+	dir     string
+	opened  bool
+	names   []string
+	skip    []string // nobody has an answer about them yet
+	entries []Entry  // what was known, and then what is seen
+	at      atomic.Int64
+	folders program.Folders
+}
+
+// given is the place of a look that was given up.
+const given = -1
+
+func (l *looking) run() {
+	l.folders = make(program.Folders)
+	for i, name := range l.names {
+		if !slices.Contains(l.skip, name) {
+			l.entries[i] = l.look(name, l.entries[i])
+		}
+		if !l.at.CompareAndSwap(int64(i), int64(i+1)) {
+			return
+		}
 	}
 }
 
 // answerTime is how long a file system may take to tell of a file.
 const answerTime = time.Second
 
-func (s *Scanner) lookNow(name string, old Entry, opened bool) Entry {
-	path := filepath.Join(s.config.Dir, name)
+func (l *looking) look(name string, old Entry) Entry {
+	path := filepath.Join(l.dir, name)
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err == unix.ENOENT {
 		return Entry{}
@@ -305,10 +379,10 @@ func (s *Scanner) lookNow(name string, old Entry, opened bool) Entry {
 			e.Stamp.File = rundir.StampOf(&st)
 		}
 	}
-	if e.Stamp == old.Stamp && old.Bar == "" && !opened {
+	if e.Stamp == old.Stamp && old.Bar == "" && !l.opened {
 		return e // what could be run can still be run
 	}
-	if err := program.Check(path); err != nil {
+	if err := l.folders.Check(path); err != nil {
 		e.Bar = err.Error()
 	}
 	return e
@@ -399,6 +473,7 @@ func list(dir string) ([]string, error) {
 // another directory than last time; kept are the services that are not in it.
 func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool, kept []string) {
 	here := make(map[string]bool, len(names))
+	services := make([]string, 0, len(names))
 	for _, name := range names {
 		if rundir.Ignored(name) {
 			continue
@@ -410,11 +485,14 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 			}
 			continue
 		}
-		old := s.known[name]
-		e := s.look(name, old.entry)
+		services = append(services, name)
+	}
+	for i, e := range s.look(services, s.entry) {
 		if e.Name == "" {
 			continue // gone since the directory was read
 		}
+		name := services[i]
+		old := s.known[name]
 		here[name] = true
 		k := seen{entry: e}
 		if wait := e.patience(); wait > 0 && !s.first {

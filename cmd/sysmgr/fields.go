@@ -68,8 +68,8 @@ func (l *level) Enabled(at zapcore.Level) bool { return at >= zapcore.Level(l.le
 
 func (l *level) set(least zapcore.Level) { l.least.Store(int32(least)) }
 
-// newCore writes to standard error, each line whole, of which none is left out.
-func newCore(json bool, least zapcore.LevelEnabler) zapcore.Core {
+// newCore makes what writes the lines, each whole, of which none is left out.
+func newCore(json bool, out zapcore.WriteSyncer, least zapcore.LevelEnabler) zapcore.Core {
 	encoding := zapcore.EncoderConfig{
 		TimeKey: "ts", LevelKey: "level", MessageKey: "msg",
 		LineEnding:     zapcore.DefaultLineEnding,
@@ -81,5 +81,31 @@ func newCore(json bool, least zapcore.LevelEnabler) zapcore.Core {
 	if json {
 		encoder = zapcore.NewJSONEncoder(encoding)
 	}
-	return zapcore.NewCore(encoder, os.Stderr, least)
+	return zapcore.NewCore(encoder, out, least)
+}
+
+// lines gathers some lines and writes them together, to standard error. Those
+// that go into a pipe together are not torn apart by those of others
+// (PIPE_BUF, pipe(7)).
+type lines struct{ buf []byte }
+
+const atOnce = 4096
+
+// Write is called with one line.
+func (l *lines) Write(line []byte) (int, error) {
+	if len(l.buf)+len(line) > atOnce {
+		l.Sync()
+	}
+	l.buf = append(l.buf, line...)
+	return len(line), nil
+}
+
+// Sync writes what there is.
+func (l *lines) Sync() error {
+	if len(l.buf) == 0 {
+		return nil
+	}
+	_, err := os.Stderr.Write(l.buf)
+	l.buf = l.buf[:0]
+	return err
 }

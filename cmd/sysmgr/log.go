@@ -22,6 +22,7 @@ import (
 type journal struct {
 	level level
 	core  zapcore.Core
+	out   lines
 
 	mu      sync.Mutex // guards queue and dropped, between reporters and the writer
 	queue   []line
@@ -75,7 +76,7 @@ func newJournal(debug, json bool) *journal {
 	if debug {
 		j.level.set(zapcore.DebugLevel)
 	}
-	j.core = newCore(json, &j.level)
+	j.core = newCore(json, &j.out, &j.level)
 	go j.write()
 	return j
 }
@@ -150,6 +151,7 @@ func (j *journal) write() {
 		if dropped > 0 {
 			j.log(time.Now(), zapcore.WarnLevel, "log lines dropped", number("lines", dropped))
 		}
+		j.out.Sync()
 		if len(queue) > 0 {
 			continue
 		}
@@ -180,6 +182,7 @@ func (j *journal) print(l line) {
 	const debug, info, warn = zapcore.DebugLevel, zapcore.InfoLevel, zapcore.WarnLevel
 	switch f := l.fact.(type) {
 	case flushed:
+		j.out.Sync()
 		close(f.written)
 	case begun:
 		log(info, "sysmgr started", text("sysdir", f.sysdir), text("rundir", f.rundir), number("pid", os.Getpid()), number("services_taken_over", f.services))

@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,26 +22,39 @@ const head = 256
 
 // Check returns why the file at path cannot be run as a service, or nil. The
 // error's text is made to stand behind the service's name.
-func Check(path string) error {
-	info, err := os.Stat(path)
-	switch {
-	case err == nil:
-	case errors.Is(err, unix.ELOOP):
+func Check(path string) error { return make(Folders).Check(path) }
+
+// Folders remembers what was seen of folders, for whoever checks many files one
+// after another. It is thrown away after that.
+type Folders map[string]folder
+
+// folder is what was seen of one.
+type folder struct {
+	mode uint32
+	err  error
+}
+
+// Check is the function Check.
+func (f Folders) Check(path string) error {
+	var st unix.Stat_t
+	switch err := unix.Stat(path, &st); err {
+	case nil:
+	case unix.ELOOP:
 		return errors.New("its links lead in a circle")
-	case errors.Is(err, fs.ErrNotExist):
+	case unix.ENOENT:
 		if target, linkErr := os.Readlink(path); linkErr == nil {
 			return fmt.Errorf("link to %q, which does not exist", target)
 		}
 		return errors.New("no such file")
 	default:
-		return reason(err)
+		return err
 	}
-	switch {
-	case info.IsDir():
+	switch mode := uint32(st.Mode); {
+	case mode&unix.S_IFMT == unix.S_IFDIR:
 		return errors.New("a directory, not a file")
-	case !info.Mode().IsRegular():
+	case mode&unix.S_IFMT != unix.S_IFREG:
 		return errors.New("not a regular file")
-	case info.Mode().Perm()&0o111 == 0:
+	case mode&0o111 == 0:
 		return errors.New("not executable (chmod +x it)")
 	}
 	// faccessat(2) knows what mode bits do not: mounts with noexec.
@@ -50,7 +62,10 @@ func Check(path string) error {
 		return fmt.Errorf("not executable: %w", err)
 	}
 	if os.Geteuid() == 0 {
-		if err := trusted(path, info); err != nil {
+		if uint32(st.Mode)&writable != 0 {
+			return errors.New("writable by everyone (chmod o-w it)")
+		}
+		if err := f.trusted(path); err != nil {
 			return err
 		}
 	}
@@ -67,28 +82,47 @@ func reason(err error) error {
 	return err
 }
 
-// trusted refuses what any user of the machine could have put there: root
-// would run it.
-func trusted(path string, info fs.FileInfo) error {
-	const writable = 0o002
-	if info.Mode().Perm()&writable != 0 {
-		return errors.New("writable by everyone (chmod o-w it)")
-	}
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return reason(err)
-	}
-	for _, dir := range []string{filepath.Dir(path), filepath.Dir(real)} {
-		info, err := os.Stat(dir)
+// writable is the mode bit of what everybody may write to.
+const writable = 0o002
+
+// trusted refuses what any user of the machine could have put in the place of
+// the file, or of one of the links that lead to it: root would run it.
+func (f Folders) trusted(path string) error {
+	for range maxLinks {
+		// Not cleaned: what is behind a ".." is for the kernel to say.
+		dir := path[:strings.LastIndexByte(path, '/')+1]
+		if dir == "" {
+			dir = "./"
+		}
+		seen, ok := f[dir]
+		if !ok {
+			var st unix.Stat_t
+			seen.err = unix.Stat(dir, &st)
+			seen.mode = uint32(st.Mode)
+			f[dir] = seen
+		}
+		if seen.err != nil {
+			return seen.err
+		}
+		if seen.mode&writable != 0 && seen.mode&unix.S_ISVTX == 0 {
+			return fmt.Errorf("in a folder writable by everyone (chmod o-w %s)", filepath.Clean(dir))
+		}
+		var name [unix.PathMax]byte
+		n, err := unix.Readlink(path, name[:])
 		if err != nil {
-			return reason(err)
+			return nil // it is the file itself
 		}
-		if info.Mode().Perm()&writable != 0 && info.Mode()&os.ModeSticky == 0 {
-			return fmt.Errorf("in a folder writable by everyone (chmod o-w %s)", dir)
+		target := string(name[:n])
+		if !filepath.IsAbs(target) {
+			target = dir + target
 		}
+		path = target
 	}
 	return nil
 }
+
+// maxLinks is how many links stat(2) follows (path_resolution(7)).
+const maxLinks = 40
 
 // content looks at the first bytes: an empty file, a script whose
 // interpreter is not there, and what is neither script nor program.
@@ -121,17 +155,19 @@ func Script(path string) bool {
 
 func read(path string) ([]byte, error) {
 	// O_NONBLOCK: the file may have become a FIFO since it was looked at.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	buf := make([]byte, head)
-	n, err := io.ReadFull(f, buf)
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		err = nil
+	for {
+		// What is shorter than that is read whole by one read(2).
+		n, err := unix.Read(fd, buf)
+		if err != unix.EINTR {
+			return buf[:max(n, 0)], err
+		}
 	}
-	return buf[:n], err
 }
 
 // interpreter checks the program that the rest of a #! line names.

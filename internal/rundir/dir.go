@@ -242,12 +242,16 @@ func (f *Folder) err(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: filepath.Join(f.path, name), Err: err}
 }
 
-// serial tells apart the unfinished files of one process.
-var serial atomic.Uint64
+// ours begins the names of the unfinished files of this process, and serial
+// tells them apart.
+var (
+	ours   = fresh + strconv.Itoa(os.Getpid()) + "."
+	serial atomic.Uint64
+)
 
 // write makes a complete file under a name of its own and returns that name.
 func (f *Folder) write(name string, data []byte, mode uint32) (string, error) {
-	tmp := fresh + strconv.Itoa(os.Getpid()) + "." + strconv.FormatUint(serial.Add(1), 10)
+	tmp := ours + strconv.FormatUint(serial.Add(1), 10)
 	fd, err := unix.Openat(f.fd, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 	if err != nil {
 		return "", f.err("create", name, err)

@@ -39,7 +39,9 @@ type Watcher struct {
 // for everything each second, together with an error that wraps ErrPolling.
 //
 // Interested, if not nil, is asked for each name that changed inside a
-// directory, and whether it has gone from there; only those it wants ring. It is called from another goroutine.
+// directory, and whether it has gone from there; only those it wants ring. It is
+// called from another goroutine. Where only others change there is no hurry: the
+// kernel is asked again after a millisecond or two.
 func New(interested func(name string, gone bool) bool) (*Watcher, error) {
 	w := &Watcher{
 		bell:  make(chan struct{}, 1),

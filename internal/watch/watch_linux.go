@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -128,25 +129,35 @@ func (w *Watcher) read(interested func(string, bool) bool) {
 			}
 			return
 		}
-		w.decode(buf[:n], interested)
+		if !w.decode(buf[:n], interested) {
+			// It was noise, as of the daemon's own files, and more of it is
+			// on its way: to read each event by itself would cost more than
+			// what they tell of.
+			time.Sleep(quiet)
+		}
 	}
 }
 
+// quiet is for how long nobody listens when there is nothing but noise.
+const quiet = 2 * time.Millisecond
+
 // decode goes through the events of one read, laid out as inotify(7) says:
-// wd, mask, cookie, len, then len bytes of name padded with NUL.
-func (w *Watcher) decode(buf []byte, interested func(string, bool) bool) {
+// wd, mask, cookie, len, then len bytes of name padded with NUL. It tells whether
+// that made it ring.
+func (w *Watcher) decode(buf []byte, interested func(string, bool) bool) (rang bool) {
 	for len(buf) >= unix.SizeofInotifyEvent {
 		wd := int32(binary.NativeEndian.Uint32(buf))
 		what := binary.NativeEndian.Uint32(buf[4:])
 		size := int(binary.NativeEndian.Uint32(buf[12:]))
 		if size < 0 || size > len(buf)-unix.SizeofInotifyEvent {
 			w.ringAll(true)
-			return
+			return true
 		}
 		name := buf[unix.SizeofInotifyEvent : unix.SizeofInotifyEvent+size]
 		buf = buf[unix.SizeofInotifyEvent+size:]
 		if what&unix.IN_Q_OVERFLOW != 0 {
 			w.ringAll(true)
+			rang = true
 			continue
 		}
 		if end := bytes.IndexByte(name, 0); end >= 0 {
@@ -163,5 +174,7 @@ func (w *Watcher) decode(buf []byte, interested func(string, bool) bool) {
 			continue
 		}
 		w.ring(key)
+		rang = true
 	}
+	return rang
 }
