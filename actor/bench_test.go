@@ -71,13 +71,13 @@ func BenchmarkSnapshot(b *testing.B) {
 	v := NewSupervisor(config)
 	entries := make([]Entry, 1000)
 	for i := range entries {
-		entries[i] = Entry{Name: fmt.Sprintf("s%04d", i), Stamp: i, File: i}
+		entries[i] = Entry{Name: fmt.Sprintf("s%04d", i), Stamp: uint64(i), File: File{Ino: uint64(i)}}
 		// Nobody is at work for them.
-		v.services[entries[i].Name] = &member{service: NewService(config, entries[i].Name, ""), entry: entries[i]}
+		v.services[entries[i].Name] = &member{service: NewService(config, entries[i].Name, ""), stamp: entries[i].Stamp, file: entries[i].File}
 	}
 	b.ReportAllocs()
 	for stamp := 0; b.Loop(); stamp++ {
-		entries[0].Stamp = -stamp
+		entries[0].Stamp = uint64(stamp)
 		v.found(entries)
 		v.services[entries[0].Name].service.mail.take()
 	}

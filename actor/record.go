@@ -14,7 +14,7 @@ func (s *Service) remember() error {
 	}
 	r := s.state.record(time.Now(), rundir.Clock())
 	r.Name, r.From, r.To = s.name, s.from, s.to
-	r.HoldIno, r.HoldCtime = s.acted.Ino, s.acted.Ctime
+	r.HoldIno, r.HoldCtime = s.acted.ino, s.acted.ctime
 	var err error
 	s.slot, err = s.config.Records.Write(s.slot, r)
 	return err
@@ -99,7 +99,7 @@ func (s *Service) resume(past rundir.Record) {
 	state.Bar = s.state.Bar
 	s.state = state
 	s.slot, s.from, s.to = past.Slot(), past.From, past.To
-	s.acted = rundir.Stamp{Ino: past.HoldIno, Ctime: past.HoldCtime}
+	s.acted = version{past.HoldIno, past.HoldCtime}
 	hold, stamp := rundir.NoHold, rundir.Stamp{}
 	unread := true
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
@@ -107,7 +107,7 @@ func (s *Service) resume(past rundir.Record) {
 		unread = err != nil
 		// Whoever waits for one of these still does.
 		if status, err := f.ReadStatus(); err == nil {
-			s.requests, s.refused = status.Requests, status.Refused
+			s.answers = &answers{status.Requests, status.Refused}
 		}
 		if state.Pid == 0 {
 			f.Remove(rundir.Pid, rundir.Syspid)
@@ -128,14 +128,14 @@ func (s *Service) resume(past rundir.Record) {
 		}
 	}
 	var missed []Event
-	if starting := s.anew(hold, version(stamp) == s.acted); starting != nil {
+	if starting := s.anew(hold, versionOf(stamp) == s.acted); starting != nil {
 		missed = append(missed, *starting)
 	}
 	if !unread {
-		if order := s.missed(hold, version(stamp) == s.acted); order != nil {
+		if order := s.missed(hold, versionOf(stamp) == s.acted); order != nil {
 			missed = append(missed, *order)
 		}
-		s.acted = version(stamp)
+		s.acted = versionOf(stamp)
 	}
 	if s.state.Phase == Backoff {
 		s.config.restless.set(s.name, true)
@@ -196,7 +196,7 @@ func (s *Service) missed(hold rundir.Hold, same bool) *Event {
 			return &Event{Kind: Once}
 		}
 	case rundir.NoHold:
-		if s.state.Want != WantUp && s.acted != (rundir.Stamp{}) {
+		if s.state.Want != WantUp && s.acted != (version{}) {
 			return &Event{Kind: Start}
 		}
 	}

@@ -169,7 +169,9 @@ type Service struct {
 	config *Config
 	name   string
 	mail   mailbox[any] // Order, or Event from the supervisor
-	ended  func(swept bool)
+	ended  func(name string, swept bool)
+
+	resuming *rundir.Record // what the daemon before this one left of it; nil once it is taken over
 
 	state   State
 	process reaper.Process
@@ -183,23 +185,27 @@ type Service struct {
 	folder *rundir.Folder
 	there  rundir.Content
 
-	past     *rundir.Record // what the daemon before this one left of it; nil once it is taken over
-	slot     int            // of its record; 0: none yet
-	from, to time.Duration  // its main process was made between these; see rundir.Record
-	unsure   bool           // a start was under way when the last daemon ended
-	lapse    bool           // and is not to be made if it was not
-	stale    bool           // pid may name a process of an earlier run: it could not be removed
+	slot     int           // of its record; 0: none yet
+	from, to time.Duration // its main process was made between these; see rundir.Record
+	unsure   bool          // a start was under way when the last daemon ended
+	lapse    bool          // and is not to be made if it was not
+	stale    bool          // pid may name a process of an earlier run: it could not be removed
 
-	shownPid  int       // what the pid files say
-	shown     face      // what the status file says
-	owed      time.Time // when the status has to be written, if nothing comes before; zero: it is
-	requests  []string  // ids of the orders taken, the newest first
-	refused   string
-	unwritten bool         // the last try to publish failed
-	acted     rundir.Stamp // the lock file that was last acted upon; see version
+	shownPid  int      // what the pid files say
+	shown     face     // what the status file says
+	owed      bool     // the status is to be written soon: see soon
+	answers   *answers // nil: nobody has asked for anything
+	unwritten bool     // the last try to publish failed
+	acted     version  // the lock file that was last acted upon
 	retired   bool
 	habit     habit
 	parting   bool // the daemon stops, and this service when its turn comes: see part
+}
+
+// answers is what clients want to read of their orders.
+type answers struct {
+	requests []string // ids of those taken, the newest first
+	refused  string   // the last one that was, and why
 }
 
 // face is what others see of a state, as far as it matters whether they have
@@ -229,7 +235,7 @@ func NewService(config *Config, name, bar string) *Service {
 // where that one was interrupted.
 func Resume(config *Config, past rundir.Record, bar string) *Service {
 	s := NewService(config, past.Name, bar)
-	s.past = &past
+	s.resuming = &past
 	return s
 }
 
@@ -248,7 +254,7 @@ func (s *Service) tell(e Event) { s.mail.put(e) }
 // could be swept.
 func (s *Service) Run(first Want) (swept bool) {
 	ended := make(chan bool, 1)
-	s.Go(first, func(swept bool) { ended <- swept })
+	s.Go(first, func(_ string, swept bool) { ended <- swept })
 	return <-ended
 }
 
@@ -260,13 +266,13 @@ func (s *Service) Run(first Want) (swept bool) {
 // its stack had to grow: with ten thousand services that is most of the memory.
 // So the goroutine that has handled something ends, and a new one waits in its
 // place. There is one at any time.
-func (s *Service) Go(first Want, ended func(swept bool)) {
+func (s *Service) Go(first Want, ended func(name string, swept bool)) {
 	s.ended = ended
 	go func() {
 		s.takeTurn(first != WantDown)
-		if s.past != nil {
-			s.resume(*s.past)
-			s.past = nil
+		if past := s.resuming; past != nil {
+			s.resuming = nil
+			s.resume(*past)
 		} else {
 			s.begin(first)
 		}
@@ -295,7 +301,7 @@ func (s *Service) onward() {
 	s.leave()
 	s.letGo()
 	if s.retired {
-		s.ended(s.end())
+		s.ended(s.name, s.end())
 		return
 	}
 	go s.wait()
@@ -355,11 +361,11 @@ func (s *Service) begin(first Want) {
 	if _, err := s.open(); err == nil {
 		var stamp rundir.Stamp
 		hold, stamp, err = s.hold()
-		s.acted = version(stamp)
+		s.acted = versionOf(stamp)
 		if err != nil {
 			// Nobody can tell now; control goes on trying, and what it says
 			// then counts, be it that there is none.
-			hold, s.acted = rundir.HoldDown, rundir.Stamp{Ino: 1}
+			hold, s.acted = rundir.HoldDown, version{ino: 1}
 		}
 		s.remove(rundir.Pid, rundir.Syspid)
 	}
@@ -450,7 +456,7 @@ func (s *Service) holdAgain() error {
 	default:
 		return nil
 	}
-	s.acted = rundir.Stamp{}
+	s.acted = version{}
 	f, err := s.open()
 	if err != nil {
 		return err
@@ -460,16 +466,19 @@ func (s *Service) holdAgain() error {
 			return err
 		}
 	}
-	s.acted = version(f.Stamp(rundir.Lock))
+	s.acted = versionOf(f.Stamp(rundir.Lock))
 	return nil
 }
 
 // order takes an order and answers it in the status file, even when nothing
 // changes: the client waits to see its id.
 func (s *Service) order(o Order) {
-	if o.ID != "" {
-		keep := min(len(s.requests), rundir.KeptRequests-1)
-		s.requests = append([]string{o.ID}, s.requests[:keep]...)
+	if s.answers == nil && (o.ID != "" || o.Refused != "" || o.Event.Kind == Signal) {
+		s.answers = new(answers)
+	}
+	if a := s.answers; o.ID != "" {
+		keep := min(len(a.requests), rundir.KeptRequests-1)
+		a.requests = append([]string{o.ID}, a.requests[:keep]...)
 	}
 	if o.Refused == "" && o.Event.Kind == Signal && s.state.Pid == 0 {
 		o.Refused = "it is not running"
@@ -479,14 +488,14 @@ func (s *Service) order(o Order) {
 		if id == "" {
 			id = "-"
 		}
-		s.refused = id + " " + o.Refused
+		s.answers.refused = id + " " + o.Refused
 		s.publish()
 		return
 	}
 	if o.Lost {
 		s.shownPid = 0
 	}
-	lock := version(o.Lock)
+	lock := versionOf(o.Lock)
 	switch {
 	case o.Event.Kind == Released && !o.Lost && s.state.Want == WantUp:
 		s.acted = lock
@@ -495,7 +504,7 @@ func (s *Service) order(o Order) {
 		// That has been done already: see begin and exited.
 		s.publish()
 		return
-	case o.Event.Kind == Released && !o.Lost && s.acted == (rundir.Stamp{}) && s.state.Want != WantUp:
+	case o.Event.Kind == Released && !o.Lost && s.acted == (version{}) && s.state.Want != WantUp:
 		// It is held although the lock could not be written: no lock has
 		// been removed.
 		s.publish()
@@ -506,11 +515,14 @@ func (s *Service) order(o Order) {
 	s.handle(o.Event, true)
 }
 
-// version is what tells one lock file from the next, as far as a record has
-// room for it.
-func version(lock rundir.Stamp) rundir.Stamp {
-	return rundir.Stamp{Ino: lock.Ino, Ctime: lock.Ctime}
+// version is what tells one state of a file from the next, as far as there is
+// room for it; zero stands for no file.
+type version struct {
+	ino   uint64
+	ctime int64 // nanoseconds
 }
+
+func versionOf(file rundir.Stamp) version { return version{file.Ino, file.Ctime} }
 
 // exited is called with the end of the main process. A client that knows only
 // the lock file writes it first and then signals the process; its doorbell may
@@ -527,11 +539,11 @@ func (s *Service) exited(exit reaper.Exit) {
 		if _, err := s.open(); err == nil {
 			switch hold, stamp, _ := s.hold(); hold {
 			case rundir.HoldDown, rundir.HoldKill:
-				s.acted = version(stamp)
+				s.acted = versionOf(stamp)
 				// The signal this asks for finds nobody: the reaper knows.
 				s.handle(Event{Kind: Stop}, false)
 			case rundir.HoldOnce:
-				s.acted = version(stamp)
+				s.acted = versionOf(stamp)
 				s.handle(Event{Kind: Once}, false)
 			}
 		}
@@ -583,7 +595,7 @@ func (s *Service) handle(e Event, show bool) {
 	case s.state.face() == s.shown:
 	case before.Phase == Up && s.state.Phase == Stopping && s.state.Pid != 0:
 		// Most stops are over before anybody could have read of them.
-		s.owed = e.At.Add(soon)
+		s.owed = true
 		s.silent(s.remember())
 	default:
 		s.publish()
@@ -655,13 +667,17 @@ func (s *Service) arm() {
 		s.alarm.Stop()
 		s.alarm = nil
 	}
-	next := s.state.Due
-	if !s.owed.IsZero() && (next.IsZero() || s.owed.Before(next)) {
-		next = s.owed
+	if s.retired || s.state.Due.IsZero() && !s.owed {
+		return
 	}
-	if !next.IsZero() && !s.retired {
-		s.alarm = time.AfterFunc(time.Until(next), func() { s.mail.put(ring{}) })
+	delay := soon
+	if due := s.state.Due; !due.IsZero() {
+		delay = time.Until(due)
+		if s.owed {
+			delay = min(delay, soon)
+		}
 	}
+	s.alarm = time.AfterFunc(delay, func() { s.mail.put(ring{}) })
 }
 
 // ring is the message of the alarm.
@@ -669,9 +685,9 @@ type ring struct{}
 
 // rang is called with it. One that was set for something else may come late.
 func (s *Service) rang() {
-	if now := time.Now(); !s.owed.IsZero() && !now.Before(s.owed) {
+	if s.owed {
 		s.publish()
-		if s.state.Due.IsZero() || now.Before(s.state.Due) {
+		if s.state.Due.IsZero() || time.Now().Before(s.state.Due) {
 			s.arm()
 			return
 		}
@@ -795,9 +811,9 @@ func refusal(err error) Refusal {
 // publish writes the state into the service's folder: first what lets others
 // act on it, then what tells them.
 func (s *Service) publish() {
-	s.owed = time.Time{}
+	s.owed = false
 	var held error
-	if s.acted == (rundir.Stamp{}) && s.state.Want != WantUp && s.state.Want != WantGone &&
+	if s.acted == (version{}) && s.state.Want != WantUp && s.state.Want != WantGone &&
 		!s.config.Foreground && s.name != s.config.Essential {
 		held = s.holdAgain() // the lock could not be written when it was asked for
 	}
@@ -848,7 +864,9 @@ func (s *Service) write() error {
 		s.shownPid = pid
 	}
 	status := s.state.Status(time.Now(), rundir.Clock())
-	status.Requests, status.Refused = s.requests, s.refused
+	if a := s.answers; a != nil {
+		status.Requests, status.Refused = a.requests, a.refused
+	}
 	if status.Calls = -1; s.state.Phase == Up {
 		status.Calls = s.habit.calls()
 	}

@@ -1,8 +1,10 @@
 package actor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"path/filepath"
 	"slices"
@@ -745,6 +747,8 @@ func TestABlockedServiceIsToldOfOnce(t *testing.T) {
 	})
 }
 
+var seed = maphash.MakeSeed()
+
 // entries makes a snapshot of runnable entries; a name may be followed by a
 // colon and the file it is.
 func entries(names ...string) []Entry {
@@ -754,8 +758,10 @@ func entries(names ...string) []Entry {
 		if !ok {
 			file = name
 		}
-		out = append(out, Entry{Name: name, Stamp: file, File: file})
+		id := maphash.String(seed, file)
+		out = append(out, Entry{Name: name, Stamp: id, File: File{Ino: id}})
 	}
+	slices.SortFunc(out, func(a, b Entry) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 

@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -12,10 +13,13 @@ import (
 type Entry struct {
 	Name  string
 	Bar   string // why it cannot be run, empty if it can
-	Stamp any    // comparable; another one when the file or its entry changed
-	File  any    // comparable; which file it is, kept when it is renamed
+	Stamp uint64 // another one when the file or its entry changed
+	File  File   // which file it is, kept when it is renamed
 	Gone  bool   // it is gone, but may yet come back
 }
+
+// File is what tells a file from all others.
+type File struct{ Dev, Ino uint64 }
 
 // Supervisor owns the actors: it makes one for each service that the scanner
 // finds, hands orders on, and ends them all at a shutdown.
@@ -25,20 +29,22 @@ type Supervisor struct {
 
 	// What follows belongs to Run.
 	services map[string]*member
-	entries  map[string]Entry
+	entries  []Entry                  // the last snapshot, sorted by name
 	past     map[string]rundir.Record // services of the daemon before this one, until the first snapshot
 	renamed  int                      // entries that wait for the service they were renamed from
 	closing  bool
 	farewell *farewell       // since closing
 	unswept  map[string]bool // services that are gone and whose folders are not
 
-	begun chan struct{} // closed when the services of the last daemon are taken over
+	begun chan struct{}                 // closed when the services of the last daemon are taken over
+	gone  func(name string, swept bool) // is told by each actor at its end
 }
 
 // member is a service as the supervisor knows it.
 type member struct {
 	service *Service
-	entry   Entry  // the last one it was told of
+	stamp   uint64 // of its entry, when it was last told of it
+	file    File
 	bar     string // and what was said of it
 	removed bool   // it has been told that its entry is gone
 }
@@ -73,7 +79,6 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 		config:   config,
 		mail:     newMailbox[any](),
 		services: make(map[string]*member),
-		entries:  make(map[string]Entry),
 		past:     make(map[string]rundir.Record, len(past)),
 		unswept:  make(map[string]bool),
 		begun:    make(chan struct{}),
@@ -81,12 +86,13 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	for _, record := range past {
 		v.past[record.Name] = record
 	}
+	v.gone = func(name string, swept bool) { v.mail.put(retirement{name, swept}) }
 	config.outlives = func(name string) { v.mail.put(outlived{name}) }
 	return v
 }
 
-// Found tells the supervisor all the entries that there are now. It does not
-// block.
+// Found tells the supervisor all the entries that there are now, sorted by name.
+// They are its own from then on. It does not block.
 func (v *Supervisor) Found(entries []Entry) { v.mail.put(snapshot(entries)) }
 
 // Deliver hands an order to a service; one that does not exist is no error.
@@ -237,10 +243,7 @@ func (v *Supervisor) late() []string {
 }
 
 func (v *Supervisor) found(entries snapshot) {
-	clear(v.entries)
-	for _, e := range entries {
-		v.entries[e.Name] = e
-	}
+	v.entries = entries
 	v.reconcile()
 	v.takeOver()
 }
@@ -268,11 +271,11 @@ func (v *Supervisor) reconcile() {
 	}
 	leaving := v.leaving()
 	v.renamed = 0
-	for name, e := range v.entries {
+	for _, e := range v.entries {
 		if e.Gone {
 			continue
 		}
-		bar := e.Bar
+		name, bar := e.Name, e.Bar
 		// mv a b: b is the same program, so it waits until a has stopped.
 		if old, ok := leaving[e.File]; ok && old != name && bar == "" {
 			bar = "renamed from " + old + ", which has not stopped yet"
@@ -284,30 +287,39 @@ func (v *Supervisor) reconcile() {
 			v.add(e, bar)
 		case m.removed:
 			// It is back, but its actor is about to end: see retire.
-		case m.entry.Stamp != e.Stamp || m.bar != bar:
-			m.entry, m.bar = e, bar
+		case m.stamp != e.Stamp || m.bar != bar:
+			m.stamp, m.file, m.bar = e.Stamp, e.File, bar
 			m.service.tell(Event{Kind: Appeared, Bar: bar})
 		}
 	}
 	for name, m := range v.services {
-		if _, ok := v.entries[name]; !ok && !m.removed {
+		if _, ok := v.entry(name); !ok && !m.removed {
 			m.removed = true
 			m.service.tell(Event{Kind: Removed})
 		}
 	}
 }
 
+// entry finds an entry of the last snapshot.
+func (v *Supervisor) entry(name string) (Entry, bool) {
+	i, ok := slices.BinarySearchFunc(v.entries, name, func(e Entry, name string) int { return cmp.Compare(e.Name, name) })
+	if !ok {
+		return Entry{}, false
+	}
+	return v.entries[i], true
+}
+
 // leaving maps the files of services whose entries are gone to their names.
-func (v *Supervisor) leaving() map[any]string {
-	var files map[any]string
+func (v *Supervisor) leaving() map[File]string {
+	var files map[File]string
 	for name, m := range v.services {
-		if e, ok := v.entries[name]; ok && !e.Gone {
+		if e, ok := v.entry(name); ok && !e.Gone {
 			continue
 		}
 		if files == nil {
-			files = make(map[any]string)
+			files = make(map[File]string)
 		}
-		files[m.entry.File] = name
+		files[m.file] = name
 	}
 	return files
 }
@@ -318,16 +330,15 @@ func (v *Supervisor) add(e Entry, bar string) {
 		delete(v.past, e.Name)
 		s = Resume(v.config, record, bar)
 	}
-	v.services[e.Name] = &member{service: s, entry: e, bar: bar}
-	name := e.Name
-	s.Go(WantUp, func(swept bool) { v.mail.put(retirement{name, swept}) })
+	v.services[e.Name] = &member{service: s, stamp: e.Stamp, file: e.File, bar: bar}
+	s.Go(WantUp, v.gone)
 }
 
 // retire forgets a service whose actor has ended. Its entry may be there
 // again already.
 func (v *Supervisor) retire(name string) {
 	delete(v.services, name)
-	if _, ok := v.entries[name]; ok || v.renamed > 0 {
+	if _, ok := v.entry(name); ok || v.renamed > 0 {
 		v.reconcile()
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"hash/maphash"
 	"io/fs"
 	"maps"
 	"os"
@@ -39,15 +40,28 @@ type Entry struct {
 	Gone  bool   // missing, for less than a second
 }
 
-// Stamp tells one state of an entry from another. Link is the entry itself,
-// File what it leads to if it is a symbolic link.
-type Stamp struct{ Link, File rundir.Stamp }
+// Stamp tells one state of an entry from another, and one entry from another.
+type Stamp struct {
+	ID      ID     // of the entry itself, be it a link
+	Link    bool   // it is one
+	Version uint64 // of all that stat(2) tells of it, and of what it leads to
+}
 
 // ID tells which file an entry is; it stays when the entry is renamed.
 type ID struct{ Dev, Ino uint64 }
 
-// ID of the entry.
-func (e Entry) ID() ID { return ID{e.Stamp.Link.Dev, e.Stamp.Link.Ino} }
+// seed makes versions of stamps: two states of an entry have the same one in
+// one of 2^64 cases.
+var seed = maphash.MakeSeed()
+
+// stampOf makes a stamp of what lstat(2) and stat(2) say.
+func stampOf(link, file rundir.Stamp) Stamp {
+	return Stamp{
+		ID:      ID{link.Dev, link.Ino},
+		Link:    link.Mode&unix.S_IFMT == unix.S_IFLNK,
+		Version: maphash.Comparable(seed, [2]rundir.Stamp{link, file}),
+	}
+}
 
 // How long things take.
 const (
@@ -373,12 +387,12 @@ func (l *looking) look(name string, old Entry) Entry {
 		old.Gone = false
 		return old
 	}
-	e := Entry{Name: name, Stamp: Stamp{Link: rundir.StampOf(&st)}}
-	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		if unix.Stat(path, &st) == nil {
-			e.Stamp.File = rundir.StampOf(&st)
-		}
+	var file rundir.Stamp
+	link := rundir.StampOf(&st)
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK && unix.Stat(path, &st) == nil {
+		file = rundir.StampOf(&st)
 	}
+	e := Entry{Name: name, Stamp: stampOf(link, file)}
 	if e.Stamp == old.Stamp && old.Bar == "" && !l.opened {
 		return e // what could be run can still be run
 	}
@@ -544,7 +558,7 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 
 // patience is how long a new entry has to stay as it is before it is told of.
 func (e Entry) patience() time.Duration {
-	if e.Bar != "" || e.Stamp.Link.Mode&unix.S_IFMT == unix.S_IFLNK && passing(e.Name) {
+	if e.Bar != "" || e.Stamp.Link && passing(e.Name) {
 		return settle
 	}
 	return 0

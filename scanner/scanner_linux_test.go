@@ -438,10 +438,10 @@ func TestRenamedEntryKeepsItsID(t *testing.T) {
 	})
 	o, _ := entry(before, "old")
 	n, _ := entry(after, "new")
-	if o.ID() != n.ID() {
-		t.Errorf("got %v, want %v", n.ID(), o.ID())
+	if o.Stamp.ID != n.Stamp.ID {
+		t.Errorf("got %v, want %v", n.Stamp.ID, o.Stamp.ID)
 	}
-	if l, _ := entry(before, "link"); l.ID() == o.ID() {
+	if l, _ := entry(before, "link"); l.Stamp.ID == o.Stamp.ID {
 		t.Error("a link has the ID of its target")
 	}
 }

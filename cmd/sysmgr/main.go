@@ -232,7 +232,7 @@ const claimAgain = 20 * time.Millisecond
 func translate(entries []scanner.Entry) []actor.Entry {
 	out := make([]actor.Entry, len(entries))
 	for i, e := range entries {
-		out[i] = actor.Entry{Name: e.Name, Bar: e.Bar, Stamp: e.Stamp, File: e.ID(), Gone: e.Gone}
+		out[i] = actor.Entry{Name: e.Name, Bar: e.Bar, Stamp: e.Stamp.Version, File: actor.File(e.Stamp.ID), Gone: e.Gone}
 	}
 	return out
 }

@@ -71,7 +71,7 @@ func assemble(t *testing.T, r *rig.Rig) *insideOut {
 		Send: func(found []scanner.Entry) {
 			entries := make([]actor.Entry, len(found))
 			for i, e := range found {
-				entries[i] = actor.Entry{Name: e.Name, Bar: e.Bar, Stamp: e.Stamp, File: e.ID(), Gone: e.Gone}
+				entries[i] = actor.Entry{Name: e.Name, Bar: e.Bar, Stamp: e.Stamp.Version, File: actor.File(e.Stamp.ID), Gone: e.Gone}
 			}
 			d.supervisor.Found(entries)
 		},
