@@ -405,6 +405,10 @@ func hung() {
 		return
 	default:
 	}
+	if r.Collect(false) {
+		report("the garbage was collected, which stops the world")
+		return
+	}
 	event := (*unix.FanotifyEventMetadata)(unsafe.Pointer(&buf[0]))
 	answer := unix.FanotifyResponse{Fd: event.Fd, Response: unix.FAN_ALLOW}
 	unix.Write(fan, (*[unsafe.Sizeof(answer)]byte)(unsafe.Pointer(&answer))[:])
@@ -417,6 +421,10 @@ func hung() {
 	}
 	if e := <-held.Exited; e.Status != exited(6) {
 		report("its exit:", e)
+		return
+	}
+	if !r.Collect(true) {
+		report("the garbage was not collected although nothing hangs")
 		return
 	}
 	report("ok")

@@ -150,6 +150,7 @@ func TestRootRunsNothingThatAnybodyCouldHaveWritten(t *testing.T) {
 		"a link into an open folder":    {link(at(open, "file"), at(safe, "two")), "in a folder writable by everyone"},
 		"a link out of an open folder":  {link(at(safe, "file"), at(open, "three")), "in a folder writable by everyone"},
 		"a link into a sticky folder":   {link(at(sticky, "file"), at(safe, "four")), ""},
+		"a link through an open folder": {link(link(at(safe, "file"), at(open, "hop")), at(safe, "six")), "in a folder writable by everyone (chmod o-w " + open + ")"},
 		"a link to a link to a bad one": {link("two", at(safe, "five")), "in a folder writable by everyone"},
 	} {
 		err := Check(c.path)
