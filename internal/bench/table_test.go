@@ -111,7 +111,7 @@ func (t *table) String() string {
 
 // picture draws the ratios, one bar each, beside the floor, which is 1.
 func (t *table) picture(path string) error {
-	const left, unit, high = 330, 110, 22
+	const left, unit, high, end = 330, 110, 22, 700
 	var bars []row
 	for _, r := range t.rows {
 		if len(r.floor) > 0 && r.within != nil {
@@ -126,11 +126,15 @@ func (t *table) picture(path string) error {
 	for i, r := range bars {
 		y := 28 + high*i
 		ratios := r.ratios()
-		at := func(ratio float64) int { return min(740, left+int(ratio*unit)) }
+		at := func(ratio float64) int { return min(end, left+int(ratio*unit)) }
 		fmt.Fprintf(&out, `<text x="%d" y="%d" text-anchor="end">%s</text>`, left-8, y+12, html.EscapeString(r.what))
 		fmt.Fprintf(&out, `<rect x="%d" y="%d" width="%d" height="14" fill="#4a7ab5"/>`, left, y+1, at(median(ratios))-left)
 		fmt.Fprintf(&out, `<path d="M%d %dH%d" stroke="#222"/>`, at(quantile(ratios, 0)), y+8, at(quantile(ratios, 100)))
-		fmt.Fprintf(&out, `<text x="%d" y="%d" fill="#222">%.2f</text>`+"\n", min(726, at(quantile(ratios, 100))+5), y+12, median(ratios))
+		number := fmt.Sprintf("%.2f", median(ratios))
+		if at(median(ratios)) == end {
+			number = "… " + number // the bar would be longer
+		}
+		fmt.Fprintf(&out, `<text x="%d" y="%d" fill="#222">%s</text>`+"\n", at(quantile(ratios, 100))+5, y+12, number)
 	}
 	fmt.Fprintf(&out, `<path d="M%d 24V%d" stroke="#b33" stroke-dasharray="3"/>`+"\n</svg>\n", left+unit, height-12)
 	return os.WriteFile(path, []byte(out.String()), 0o644)
