@@ -30,7 +30,7 @@ type Command struct {
 
 // lateAfter is how long a fork takes before it is late: longer than one on a
 // machine that is very busy.
-const lateAfter = time.Second
+const lateAfter = 3 * time.Second
 
 // StartError says why a process could not be started. Errno is what fork or
 // execve(2) said; Reason says it for people, where more than that is known.
