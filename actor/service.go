@@ -181,6 +181,7 @@ type Service struct {
 	from, to time.Duration  // its main process was made between these; see rundir.Record
 	unsure   bool           // a start was under way when the last daemon ended
 	lapse    bool           // and is not to be made if it was not
+	unfit    string         // nor for this reason, which the scanner has given; see found
 	stale    bool           // pid may name a process of an earlier run: it could not be removed
 
 	shownPid  int      // what the pid files say
