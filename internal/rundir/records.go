@@ -69,7 +69,8 @@ const recordsTitle = "sysmgr-records/1 "
 // and survives the end of the process that made it, however it ends. Its
 // methods may be called from any goroutine.
 type Records struct {
-	title string
+	title  string
+	frozen bool // the file could only be read; Keep makes it anew
 
 	mu   sync.Mutex // guards what follows: many actors write
 	file *os.File
@@ -95,7 +96,12 @@ func (c *Claim) Records() (*Records, []Record, error) {
 	title := recordsTitle + era
 	r := &Records{title: title, end: 1}
 	c.records = r
-	file, err := own.openRecords()
+	file, err := own.openRecords(unix.O_RDWR)
+	if errors.Is(err, unix.EROFS) {
+		// Those of the daemon before us are there to be read all the same.
+		r.frozen = true
+		file, err = own.openRecords(unix.O_RDONLY)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrIrregular), errors.Is(err, unix.ELOOP):
 		// None, or something in its place that no daemon has put there.
@@ -129,16 +135,21 @@ func (r *Records) current() *os.File {
 }
 
 // renew begins a new file, when the old one is gone. Every service has to
-// write its record again; each keeps its slot.
+// write its record again; each keeps its slot. One that could only be read is
+// opened again instead.
 func (r *Records) renew(own *Folder) error {
-	file, err := own.newRecords(r.title)
+	again := own.newRecords
+	if r.frozen && own.has(recordsFile, r.current()) {
+		again = func(string) (*os.File, error) { return own.openRecords(unix.O_RDWR) }
+	}
+	file, err := again(r.title)
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.file.Close()
-	r.file = file
+	r.file, r.frozen = file, false
 	return nil
 }
 
@@ -155,11 +166,11 @@ func (f *Folder) newRecords(title string) (*os.File, error) {
 		f.Remove(tmp)
 		return nil, err
 	}
-	return f.openRecords()
+	return f.openRecords(unix.O_RDWR)
 }
 
-func (f *Folder) openRecords() (*os.File, error) {
-	fd, err := unix.Openat(f.fd, recordsFile, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func (f *Folder) openRecords(how int) (*os.File, error) {
+	fd, err := unix.Openat(f.fd, recordsFile, how|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == unix.ENXIO { // a socket
 		err = ErrIrregular
 	}
