@@ -127,11 +127,16 @@ func TestServicesAreAdoptedWhileNothingCanBeWritten(t *testing.T) {
 				t.Errorf("svctl status: got exit status 5, %q, and it runs", complaint)
 			}
 
-			fault.lift(d)
-			r.Until("the number of the daemon", func() bool {
+			number := func() bool {
 				text, err := os.ReadFile(filepath.Join(r.Rundir, "pid"))
 				return err == nil && string(text) == strconv.Itoa(first.Pid)+"\n"
-			})
+			}
+			if fault.name != "read-only" && !number() {
+				t.Error("pid: got another number than that of the daemon, although the old file had room for it")
+			}
+
+			fault.lift(d)
+			r.Until("the number of the daemon", number)
 			r.Await("up", up, "web", "dies")
 			r.Await("down", down, "held")
 			// And what it writes now is there for the next.
