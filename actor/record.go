@@ -83,6 +83,8 @@ func restored(r rundir.Record, now time.Time, clock time.Duration) (s State, ok 
 		return State{}, false
 	case (s.Phase == Stopping || s.Phase == Backoff) && s.Due.IsZero():
 		return State{}, false
+	case !runs && (s.Want == WantGone || s.Want == WantDown && s.Phase != Down):
+		return State{}, false
 	}
 	return s, true
 }
@@ -157,19 +159,16 @@ func (s *Service) anew(hold rundir.Hold, same bool) *Event {
 	if s.state.Want == WantGone {
 		// It was to end with the daemon or its entry. This daemon is a new
 		// one, and will see for itself whether there is an entry.
-		switch {
-		case hold == rundir.HoldOnce && same:
+		s.state.Want = WantUp
+		if hold == rundir.HoldOnce && same {
 			s.state.Want = WantDown
-		case s.state.Phase == Down:
-			s.state.Want = WantDown
-			return &Event{Kind: Start}
-		default:
-			s.state.Want = WantUp
 		}
 	}
 	switch want := s.state.Want; {
 	case s.state.starting():
-		s.unsure = s.from != 0
+		if s.unsure = s.from != 0; s.unsure {
+			s.unfit, s.state.Bar = s.state.Bar, ""
+		}
 		// Held meanwhile: what is not there is not to be made.
 		s.lapse = want == WantOnce || hold != rundir.NoHold && hold != rundir.HoldOnce
 		s.state.Want = WantDown
@@ -212,8 +211,12 @@ func (s *Service) mark() string {
 // found looks for the process of a start that the daemon before this one began
 // and did not live to see the end of. Whoever is in the middle of execve(2)
 // has the guard, which we have now: so the process is there, or never will be.
+//
+// It may be there although its file cannot be run by now: only after this may
+// that be a reason to start nothing.
 func (s *Service) found() (answer Event, known bool) {
 	s.unsure = false
+	s.state.Bar, s.unfit = s.unfit, ""
 	a, found := s.config.Processes.Find(s.mark(), s.from)
 	if found {
 		s.from, s.to = a.From, a.To
@@ -223,6 +226,10 @@ func (s *Service) found() (answer Event, known bool) {
 	if s.lapse {
 		s.from, s.lapse = 0, false
 		return Event{Kind: Refused, Refusal: Lapsed, Cause: "sysmgr was killed while it started this, which may have run"}, true
+	}
+	if s.state.Bar != "" {
+		s.from = 0
+		return Event{Kind: Refused, Refusal: Barred, Cause: s.state.Bar}, true
 	}
 	return Event{}, false
 }

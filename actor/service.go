@@ -189,11 +189,12 @@ type Service struct {
 	from, to time.Duration // its main process was made between these; see rundir.Record
 	unsure   bool          // a start was under way when the last daemon ended
 	lapse    bool          // and is not to be made if it was not
+	unfit    string        // nor for this reason, which the scanner has given; see found
 	stale    bool          // pid may name a process of an earlier run: it could not be removed
 
 	shownPid  int      // what the pid files say
 	shown     face     // what the status file says
-	owed      bool     // the status is to be written soon: see soon
+	owed      bool     // the status is to be written soon: see brief
 	answers   *answers // nil: nobody has asked for anything
 	unwritten bool     // the last try to publish failed
 	acted     version  // the lock file that was last acted upon
@@ -607,8 +608,8 @@ func (s *Service) handle(e Event, show bool) {
 	}
 }
 
-// soon is how long a stop goes on before its status says so.
-const soon = 30 * time.Millisecond
+// brief is how long a stop goes on before its status says so.
+const brief = 30 * time.Millisecond
 
 // letGo gives back what was needed while something was handled.
 func (s *Service) letGo() {
@@ -670,11 +671,11 @@ func (s *Service) arm() {
 	if s.retired || s.state.Due.IsZero() && !s.owed {
 		return
 	}
-	delay := soon
+	delay := brief
 	if due := s.state.Due; !due.IsZero() {
 		delay = time.Until(due)
 		if s.owed {
-			delay = min(delay, soon)
+			delay = min(delay, brief)
 		}
 	}
 	s.alarm = time.AfterFunc(delay, func() { s.mail.put(ring{}) })

@@ -1,7 +1,6 @@
 package actor
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -285,7 +284,7 @@ func (b *bench) expect(name, phase string) rundir.Status {
 	synctest.Wait()
 	s := b.status(name)
 	if s.Phase == "up" && phase == "stopping" {
-		time.Sleep(soon) // which is told of when it takes as long
+		time.Sleep(brief) // which is told of when it takes as long
 		synctest.Wait()
 		s = b.status(name)
 	}
@@ -320,13 +319,13 @@ func TestAServiceIsPublishedWhileItRuns(t *testing.T) {
 func TestAStopIsPublishedWhenItTakesLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.kernel.stopTime = 2 * soon
+		b.kernel.stopTime = 2 * brief
 		s := b.run("web")
 		b.expect("web", "up")
 		s.tell(Event{Kind: Removed})
-		time.Sleep(soon / 2)
+		time.Sleep(brief / 2)
 		b.expect("web", "up")
-		time.Sleep(soon)
+		time.Sleep(brief)
 		if got := b.status("web"); got.Phase != "stopping" || got.Cause != "removed" || got.Pid == 0 {
 			t.Errorf("got %s (%s), pid %d; want stopping (removed)", got.Phase, got.Cause, got.Pid)
 		}
@@ -761,7 +760,6 @@ func entries(names ...string) []Entry {
 		id := maphash.String(seed, file)
 		out = append(out, Entry{Name: name, Stamp: id, File: File{Ino: id}})
 	}
-	slices.SortFunc(out, func(a, b Entry) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 

@@ -91,8 +91,8 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	return v
 }
 
-// Found tells the supervisor all the entries that there are now, sorted by name.
-// They are its own from then on. It does not block.
+// Found tells the supervisor all the entries that there are now. They are its
+// own from then on. It does not block.
 func (v *Supervisor) Found(entries []Entry) { v.mail.put(snapshot(entries)) }
 
 // Deliver hands an order to a service; one that does not exist is no error.
@@ -243,6 +243,10 @@ func (v *Supervisor) late() []string {
 }
 
 func (v *Supervisor) found(entries snapshot) {
+	byName := func(a, b Entry) int { return cmp.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(entries, byName) { // those of the scanner are
+		slices.SortFunc(entries, byName)
+	}
 	v.entries = entries
 	v.reconcile()
 	v.takeOver()

@@ -98,10 +98,11 @@ func (r *Reaper) part(c *child, status syscall.WaitStatus, alone bool) {
 // as far as one can see, with or without a handle.
 func openMain(a Adoption) (fd int, status syscall.WaitStatus, err error) {
 	fd, err = unix.PidfdOpen(a.Group, unix.PIDFD_NONBLOCK)
-	if err == unix.ESRCH || err == unix.EINVAL { // EINVAL: it is a mere thread
+	switch err {
+	case nil:
+	case unix.ESRCH, unix.EINVAL, unix.ENOENT: // the latter: it is a mere thread (ENOENT since Linux 6.15)
 		return -1, Unknown, errGone
-	}
-	if err != nil {
+	default:
 		fd = -1 // no descriptor left, or a kernel before 5.3: look now and then
 	}
 	s, err := readStat(strconv.Itoa(a.Group))

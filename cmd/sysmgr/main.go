@@ -87,7 +87,7 @@ func start(args []string) int {
 }
 
 // serve is the daemon, from its claim on the run directory to its release.
-func serve(s settings, signals <-chan os.Signal, log *journal) (code int) {
+func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 	path, pathErr := itself() // before anything can change where that is
 	prepare()
 	fail := func(err error) int {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +32,7 @@ type replacement struct {
 	control    *control.Control
 	supervisor *actor.Supervisor
 	log        *journal
-	signals    <-chan os.Signal
+	signals    chan os.Signal
 }
 
 // How long things may take before the replacement goes on without them, or
@@ -70,9 +71,9 @@ func (r replacement) do() error {
 	defer undo()
 
 	// Signals that have come and were not answered are for the next program.
-	// One that comes from here on, before that one listens, ends it: for some
-	// milliseconds no Go program can be asked to hold TERM, and execve(2)
-	// takes our handlers away. Its services run on then, and are adopted.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer deafen(r.signals)()
 	for waiting := true; waiting; {
 		select {
 		case sig := <-r.signals:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -13,20 +14,41 @@ import (
 	"sysmgr/reaper"
 )
 
+// heardSignals are those that would end or stop us.
+var heardSignals = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM,
+	unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGVTALRM,
+	unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGIO,
+	unix.SIGXCPU, unix.SIGXFSZ, unix.SIGSYS, unix.SIGWINCH,
+}
+
 // listen makes every signal that would end or stop us harmless, for the rest
 // of our life, and returns where they arrive. They are never ignored: a
 // service would inherit that.
-func listen() <-chan os.Signal {
+func listen() chan os.Signal {
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals,
-		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM,
-		unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGVTALRM,
-		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGIO,
-		unix.SIGXCPU, unix.SIGXFSZ, unix.SIGSYS, unix.SIGWINCH)
+	signal.Notify(signals, heardSignals...)
 	for _, sig := range unanswered() {
 		signals <- sig
 	}
 	return signals
+}
+
+// deafen prepares the calling thread, which is locked, for execve(2): what comes
+// before the next program listens is not to end or stop it. Masks and what is
+// pending survive, so most signals wait until then. But the Go runtime unblocks
+// those that end a program by default before it runs anything of ours, and those
+// that stop one before it has a handler. It leaves them ignored if they are, HUP
+// and INT of the former: then a HUP changes nothing, because the next program
+// looks at everything anyway, and an INT is lost. TERM, QUIT and ABRT end it.
+func deafen(signals chan<- os.Signal) (undo func()) {
+	lost := []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU}
+	signal.Ignore(lost...)
+	unblock := block(slices.DeleteFunc(slices.Clone(heardSignals), func(sig os.Signal) bool { return slices.Contains(lost, sig) }))
+	return func() {
+		unblock()
+		signal.Notify(signals, lost...)
+	}
 }
 
 // obey does what signals say, until one of them ends the daemon or the

@@ -1,6 +1,7 @@
 package rundir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,7 +34,8 @@ type Claim struct {
 
 	mu   sync.Mutex // guards the two files: Keep replaces them
 	lock *os.File
-	pid  *os.File
+	pid  *os.File // nil if it could not be made
+	old  bool     // pid is that of the daemon before us: ours could not be made
 }
 
 // Claim makes the caller the daemon of this run directory and writes
@@ -44,12 +46,55 @@ func (d *Dir) Claim() (*Claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	pid, err := d.lockedPid()
+	c := &Claim{dir: d, lock: lock}
+	if c.pid, err = d.lockedPid(); unwritable(err) {
+		// The services of the daemon before us cannot wait for room.
+		c.pid, c.old, err = d.makeshiftPid()
+	}
 	if err != nil {
 		lock.Close()
 		return nil, err
 	}
-	return &Claim{dir: d, lock: lock, pid: pid}, nil
+	return c, nil
+}
+
+// unwritable tells whether a file could not be made because the file system is
+// full or read-only.
+func unwritable(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
+}
+
+// makeshiftPid is what can be had in place of lockedPid where nothing can be
+// written: our file in the room that the old one had, or the old one, locked:
+// whoever asks whether there is a daemon looks at the lock, not at the number.
+// Or nothing: Keep goes on trying.
+func (d *Dir) makeshiftPid() (pid *os.File, old bool, err error) {
+	top := d.top()
+	if top.Remove(Pid) == nil {
+		if pid, err = d.lockedPid(); unwritable(err) {
+			return nil, false, nil
+		}
+		return pid, false, err
+	}
+	pid, _ = top.lockOld(Pid)
+	return pid, pid != nil, nil
+}
+
+// lockOld locks a file that is there, and that cannot be opened for writing.
+func (f *Folder) lockOld(name string) (*os.File, error) {
+	fd, err := unix.Openat(f.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, f.err("open", name, err)
+	}
+	file := os.NewFile(uintptr(fd), name)
+	if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK || err == nil && !f.has(name, file) {
+		err = ErrRunning
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 // lockedPid writes RUNDIR/pid anew and locks it, before it gets its name.
@@ -106,20 +151,20 @@ func (c *Claim) Keep() (lost bool, err error) {
 		return lost, err
 	}
 	defer own.Close()
-	if c.records != nil && !own.has(recordsFile, c.records.current()) {
+	if c.records != nil && (c.records.frozen || !own.has(recordsFile, c.records.current())) {
 		lost = true
 		if err := c.records.renew(own); err != nil {
 			return lost, err
 		}
 	}
-	if !c.dir.top().has(Pid, c.pid) {
+	if c.old || !c.dir.top().has(Pid, c.pid) {
 		lost = true
 		pid, err := c.dir.lockedPid()
 		if err != nil {
 			return lost, err
 		}
 		c.pid.Close()
-		c.pid = pid
+		c.pid, c.old = pid, false
 	}
 	return lost, nil
 }
@@ -170,6 +215,9 @@ func (d *Dir) lockIn(own *Folder) (*os.File, error) {
 		return nil, ErrRunning
 	}
 	fd, err := own.seize("lock", ErrRunning)
+	if errors.Is(err, unix.EROFS) {
+		return own.lockOld("lock")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +249,7 @@ func (c *Claim) PassOn() (word string, undo func()) {
 	lock, pid := c.lock.Fd(), c.pid.Fd()
 	unix.FcntlInt(lock, unix.F_SETFD, 0)
 	unix.FcntlInt(pid, unix.F_SETFD, 0)
-	return fmt.Sprintf("%d,%d", lock, pid), func() {
+	return fmt.Sprintf("%d,%d", int(lock), int(pid)), func() {
 		unix.CloseOnExec(int(lock))
 		unix.CloseOnExec(int(pid))
 		c.mu.Unlock()
@@ -223,7 +271,7 @@ func (d *Dir) Orphaned() bool {
 // inherit; whoever gets that takes a Claim of his own.
 func (d *Dir) Inherit(word string) (*Claim, error) {
 	var lock, pid int
-	if n, _ := fmt.Sscanf(word, "%d,%d", &lock, &pid); n != 2 || lock < 3 || pid < 3 {
+	if n, _ := fmt.Sscanf(word, "%d,%d", &lock, &pid); n != 2 || lock < 3 {
 		return nil, ErrNotRunning
 	}
 	own, err := d.open(Private)
@@ -232,10 +280,16 @@ func (d *Dir) Inherit(word string) (*Claim, error) {
 	}
 	defer own.Close()
 	top := d.top()
-	if !own.locked("lock", lock) || !top.locked(Pid, pid) {
+	if !own.locked("lock", lock) || pid > 2 && !top.locked(Pid, pid) {
 		return nil, ErrNotRunning
 	}
-	return &Claim{dir: d, lock: os.NewFile(uintptr(lock), "lock"), pid: os.NewFile(uintptr(pid), Pid)}, nil
+	c := &Claim{dir: d, lock: os.NewFile(uintptr(lock), "lock")}
+	if pid > 2 { // else there is none: it could not be made
+		c.pid = os.NewFile(uintptr(pid), Pid)
+		line, err := top.Read(Pid)
+		c.old = err == nil && !bytes.Equal(line, PidLine(os.Getpid()))
+	}
+	return c, nil
 }
 
 // locked tells whether a descriptor is this file's and has it locked.

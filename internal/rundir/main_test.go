@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 		claimAndHang(os.Getenv("DIR"))
 	case "lock without descriptors":
 		readHoldWithFullTable(os.Getenv("DIR"))
+	case "records":
+		countRecords(os.Getenv("DIR"))
 	}
 }
 

@@ -1,8 +1,10 @@
 package rundir
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -67,7 +69,8 @@ const recordsTitle = "sysmgr-records/1 "
 // and survives the end of the process that made it, however it ends. Its
 // methods may be called from any goroutine.
 type Records struct {
-	title string
+	title  string
+	frozen bool // the file could only be read; Keep makes it anew
 
 	mu   sync.Mutex // guards what follows: many actors write
 	file *os.File
@@ -93,7 +96,12 @@ func (c *Claim) Records() (*Records, []Record, error) {
 	title := recordsTitle + era
 	r := &Records{title: title, end: 1}
 	c.records = r
-	file, err := own.openRecords()
+	file, err := own.openRecords(unix.O_RDWR)
+	if errors.Is(err, unix.EROFS) {
+		// Those of the daemon before us are there to be read all the same.
+		r.frozen = true
+		file, err = own.openRecords(unix.O_RDONLY)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrIrregular), errors.Is(err, unix.ELOOP):
 		// None, or something in its place that no daemon has put there.
@@ -101,17 +109,16 @@ func (c *Claim) Records() (*Records, []Record, error) {
 		c.records = nil
 		return nil, nil, err
 	default:
-		data, err := readAll(file)
+		past, ours, err := r.read(file)
+		if err == nil && ours {
+			r.file = file
+			return r, past, nil
+		}
+		file.Close()
 		if err != nil {
-			file.Close()
 			c.records = nil
 			return nil, nil, err
 		}
-		if len(data) >= recordSize && strings.TrimRight(string(data[:recordSize]), " \n") == title {
-			r.file = file
-			return r, r.parse(data), nil
-		}
-		file.Close() // of another boot
 	}
 	if r.file, err = own.newRecords(title); err != nil {
 		c.records = nil
@@ -128,16 +135,21 @@ func (r *Records) current() *os.File {
 }
 
 // renew begins a new file, when the old one is gone. Every service has to
-// write its record again; each keeps its slot.
+// write its record again; each keeps its slot. One that could only be read is
+// opened again instead.
 func (r *Records) renew(own *Folder) error {
-	file, err := own.newRecords(r.title)
+	again := own.newRecords
+	if r.frozen && own.has(recordsFile, r.current()) {
+		again = func(string) (*os.File, error) { return own.openRecords(unix.O_RDWR) }
+	}
+	file, err := again(r.title)
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.file.Close()
-	r.file = file
+	r.file, r.frozen = file, false
 	return nil
 }
 
@@ -154,11 +166,14 @@ func (f *Folder) newRecords(title string) (*os.File, error) {
 		f.Remove(tmp)
 		return nil, err
 	}
-	return f.openRecords()
+	return f.openRecords(unix.O_RDWR)
 }
 
-func (f *Folder) openRecords() (*os.File, error) {
-	fd, err := unix.Openat(f.fd, recordsFile, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func (f *Folder) openRecords(how int) (*os.File, error) {
+	fd, err := unix.Openat(f.fd, recordsFile, how|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == unix.ENXIO { // a socket
+		err = ErrIrregular
+	}
 	if err != nil {
 		return nil, f.err("open", recordsFile, err)
 	}
@@ -170,35 +185,35 @@ func (f *Folder) openRecords() (*os.File, error) {
 	return os.NewFile(uintptr(fd), recordsFile), nil
 }
 
-func readAll(file *os.File) ([]byte, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	data := make([]byte, info.Size())
-	n, err := file.ReadAt(data, 0)
-	if n == len(data) {
-		err = nil
-	}
-	return data[:n], err
-}
-
-// parse reads every line behind the first and finds the free ones. A line that
-// makes no sense is free: of a name only the first line counts.
-func (r *Records) parse(data []byte) []Record {
-	var records []Record
+// read reads the records, line by line, and finds the free ones. They are not
+// ours if they are of another boot. A line that makes no sense is free: of a
+// name only the first line counts.
+func (r *Records) read(file *os.File) (past []Record, ours bool, err error) {
+	lines := bufio.NewReaderSize(file, 64*recordSize)
+	var line [recordSize]byte
 	seen := make(map[string]bool)
-	for r.end = 1; (r.end+1)*recordSize <= len(data); r.end++ {
-		record, ok := ParseRecord(data[r.end*recordSize : (r.end+1)*recordSize])
-		if !ok || seen[record.Name] {
-			r.free = append(r.free, r.end)
+	for n := 0; ; n++ {
+		switch _, err := io.ReadFull(lines, line[:]); {
+		case err == io.EOF, err == io.ErrUnexpectedEOF:
+			r.end = max(n, 1)
+			return past, ours, nil
+		case err != nil:
+			return nil, false, err
+		case n == 0:
+			if ours = strings.TrimRight(string(line[:]), " \n") == r.title; !ours {
+				return nil, false, nil
+			}
 			continue
 		}
-		record.slot = r.end
+		record, ok := ParseRecord(line[:])
+		if !ok || seen[record.Name] {
+			r.free = append(r.free, n)
+			continue
+		}
+		record.slot = n
 		seen[record.Name] = true
-		records = append(records, record)
+		past = append(past, record)
 	}
-	return records
 }
 
 // Write writes a record into a slot, 0 for a free one, and returns the slot.
@@ -275,7 +290,9 @@ func (r Record) encode(line []byte) []byte {
 	number("failures", int64(r.Failures))
 	number("starts", int64(r.Starts))
 	number("restarts", int64(r.Restarts))
-	number("hold-ino", int64(r.HoldIno))
+	if r.HoldIno != 0 {
+		line = strconv.AppendUint(append(line, " hold-ino="...), r.HoldIno, 10)
+	}
 	number("hold-ctime", r.HoldCtime)
 	quoted := func(key, value string, room int) {
 		if value == "" {

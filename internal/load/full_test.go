@@ -1,0 +1,152 @@
+//go:build linux
+
+package load
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/control"
+	"sysmgr/internal/load/rig"
+	"sysmgr/internal/rundir"
+)
+
+// disk is a file system of its own for a run directory, which can be filled and
+// made read-only.
+type disk struct {
+	t   *testing.T
+	dir string
+}
+
+func newDisk(t *testing.T, r *rig.Rig) *disk {
+	t.Helper()
+	dir := filepath.Join(r.Work, "disk")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=256k,nr_inodes=100,mode=755"); err != nil {
+		t.Skipf("no file system of its own for the run directory: mount: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	r.Rundir = filepath.Join(dir, "run")
+	return &disk{t, dir}
+}
+
+// fill leaves no block, and no inode either if that is wanted.
+func (d *disk) fill(inodes bool) {
+	d.t.Helper()
+	f, err := os.Create(filepath.Join(d.dir, "fill"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		d.t.Fatal(err)
+	}
+	for i := 0; inodes; i++ {
+		if err := os.WriteFile(filepath.Join(d.dir, fmt.Sprintf("fill%d", i)), nil, 0o644); err != nil {
+			break
+		}
+	}
+}
+
+// free undoes fill.
+func (d *disk) free() {
+	files, _ := filepath.Glob(filepath.Join(d.dir, "fill*"))
+	for _, file := range files {
+		os.Remove(file)
+	}
+}
+
+// writable makes it writable or not.
+func (d *disk) writable(yes bool) {
+	d.t.Helper()
+	flags := uintptr(unix.MS_REMOUNT)
+	if !yes {
+		flags |= unix.MS_RDONLY
+	}
+	if err := unix.Mount("none", d.dir, "", flags, ""); err != nil {
+		d.t.Fatalf("remount: %v", err)
+	}
+}
+
+// A daemon that is killed while nothing can be written is followed by one that
+// takes over all the same, and publishes when it can.
+func TestServicesAreAdoptedWhileNothingCanBeWritten(t *testing.T) {
+	for _, fault := range []struct {
+		name        string
+		begin, lift func(*disk)
+	}{
+		{"no block", func(d *disk) { d.fill(false) }, (*disk).free},
+		{"no block and no inode", func(d *disk) { d.fill(true) }, (*disk).free},
+		{"read-only", func(d *disk) { d.writable(false) }, func(d *disk) { d.writable(true) }},
+	} {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			r := rig.New(t, rig.Plain)
+			d := newDisk(t, r)
+			for _, name := range []string{"web", "dies", "held"} {
+				r.Link(name, r.Sleeper())
+			}
+			r.Start()
+			r.Await("up", up, "web", "dies", "held")
+			r.Must("stop", "held")
+			web, dies := r.Look("web").Pid, r.Look("dies").Pid
+
+			r.Crash()
+			fault.begin(d)
+			r.Kill(dies)
+			r.Start()
+			r.Until("the one that died to be started again", func() bool { return len(r.Processes("dies")) == 1 })
+			if got := r.Processes("web"); len(got) != 1 || got[0] != web {
+				t.Errorf("web: got processes %v, want %d alone", got, web)
+			}
+			if got := r.Processes("held"); len(got) != 0 {
+				t.Errorf("held: got processes %v, want none", got)
+			}
+			// There is one daemon, and everybody can tell.
+			first := r.Daemon
+			second := exec.Command(rig.Program(t, rig.Plain, "sysmgr"))
+			second.Env = r.Environment()
+			out, err := second.CombinedOutput()
+			if code := second.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(out), "already running") {
+				t.Errorf("a second daemon: got %v, %q, want exit status 1, already running", err, out)
+			}
+			if _, complaint, code := r.Ask("status", "web"); code == 5 {
+				t.Errorf("svctl status: got exit status 5, %q, and it runs", complaint)
+			}
+
+			number := func() bool {
+				text, err := os.ReadFile(filepath.Join(r.Rundir, "pid"))
+				return err == nil && string(text) == strconv.Itoa(first.Pid)+"\n"
+			}
+			if fault.name != "read-only" && !number() {
+				t.Error("pid: got another number than that of the daemon, although the old file had room for it")
+			}
+
+			fault.lift(d)
+			r.Until("the number of the daemon", number)
+			r.Await("up", up, "web", "dies")
+			r.Await("down", down, "held")
+			// And what it writes now is there for the next.
+			r.Must("restart", "web")
+			web = r.Look("web").Pid
+			r.Crash()
+			r.Start()
+			r.Await("up", func(v control.View) bool { return v.Phase == rundir.Up && v.Pid == web }, "web")
+			r.Await("down", down, "held")
+			r.End()
+		})
+	}
+}
