@@ -371,11 +371,14 @@ func (c *Control) bereft(name string, k *folder, f *rundir.Folder) bool {
 // there that its writer has not filled yet.
 func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool) {
 	for {
-		place, stamp := rundir.Taken, f.Stamp(rundir.Taken)
-		if stamp == (rundir.Stamp{}) {
+		place := rundir.Taken
+		stamp, err := f.Stat(place)
+		if err == nil && stamp == (rundir.Stamp{}) {
 			k.empty = time.Time{}
-			place, stamp = rundir.Control, f.Stamp(rundir.Control)
+			place = rundir.Control
+			stamp, err = f.Stat(place)
 			switch {
+			case err != nil:
 			case stamp == rundir.Stamp{}:
 				return false
 			case stamp.Mode&unix.S_IFMT == unix.S_IFDIR:
@@ -387,6 +390,10 @@ func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool)
 			default:
 				continue
 			}
+		}
+		if err != nil {
+			c.again[name] = time.Now().Add(unfilled)
+			return false
 		}
 		if stamp != k.stuck {
 			half, short := c.request(name, k, f, place)

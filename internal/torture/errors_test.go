@@ -188,6 +188,33 @@ func (w *world) endTraced(c *traced) {
 	}
 }
 
+// A request is there; the one call fails with which the daemon looks at it,
+// takes it or acts upon it. It is carried out all the same, and soon.
+func TestRequestOutlivesACallThatFails(t *testing.T) {
+	t.Parallel()
+	for _, f := range []struct{ call, file string }{
+		{"fstatat", rundir.Control}, {"fstatat", rundir.Taken}, {"renameat", rundir.Taken},
+		{"openat", rundir.Taken}, {"read", rundir.Taken}, {"unlinkat", rundir.Taken},
+		{"renameat", rundir.Lock}, {"fstatat", rundir.Lock},
+	} {
+		try(t, "a single EIO about a request", f.call+" of "+f.file, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, rig.Plain)
+			web := w.add("web", "ready")
+			c := w.beginTraced("-calls", f.call, "-under", filepath.Join(w.Rundir, "web", f.file), "-fail", "EIO", "-from", "1", "-to", "1")
+			w.await(web, "start")
+			c.meddle(true)
+			for _, verb := range []string{"stop", "start"} {
+				w.order(web, verb)
+			}
+			if c.says("failed") == "" {
+				t.Errorf("no call failed")
+			}
+			w.endTraced(c)
+		})
+	}
+}
+
 // TERM is heeded while calls fail.
 func TestTermIsHeededWhileCallsFail(t *testing.T) {
 	tortureOnly(t)
