@@ -153,18 +153,7 @@ func TestAnythingInPlaceOfAnyFileHarmsNobodyElse(t *testing.T) {
 			put()
 			everyVerb()
 			w.ask("-q", "status")
-			w.daemon.Store(0)
-			begin := time.Now()
-			w.Daemon.Signal(unix.SIGTERM)
-			select {
-			case <-w.Ended():
-			case <-time.After(w.Patience):
-				broken(t, 12, "daemon still there %s after TERM", time.Since(begin))
-				return
-			}
-			if left := w.Processes(""); len(left) > 0 {
-				broken(t, 2, "processes after the daemon's end: got %v, want none", left)
-			}
+			w.endHard(w.Patience)
 		})
 	}
 }
@@ -388,12 +377,7 @@ func TestDelegatedMemberCannotReachBeyondItsService(t *testing.T) {
 		w.await(other, "start")
 		w.checkAfterCrash()
 		w.Must("restart", "other")
-		w.daemon.Store(0)
-		w.Daemon.Signal(unix.SIGTERM)
-		<-w.Ended()
-		if left := w.Processes(""); len(left) > 0 {
-			broken(t, 2, "processes after the daemon's end: got %v, want none", left)
-		}
+		w.endHard(w.Patience)
 	})
 }
 
@@ -638,7 +622,7 @@ func TestForgedWaitingKeepsNobodyBusy(t *testing.T) {
 			if code := cmd.ProcessState.ExitCode(); code != 3 {
 				t.Errorf("sysmgr-depends: got exit status %d, want 3", code)
 			}
-		case <-time.After(answerTime + 10*time.Second + w.lag()):
+		case <-time.After(rig.Patience):
 			cmd.Process.Kill()
 			<-done
 			broken(t, 12, "sysmgr-depends -w 0.5 is still busy")

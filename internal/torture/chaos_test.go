@@ -490,8 +490,10 @@ func (c *chaos) settle() {
 			c.t.Errorf("run twice: %v", doubles)
 			return
 		}
-		if time.Since(begin) > convergence {
+		if time.Since(begin) > c.rest {
 			for _, p := range problems {
+				name, _, _ := strings.Cut(p, ":")
+				c.known(name).suspect.Store(true)
 				broken(c.t, 15, "%s", p)
 			}
 			return

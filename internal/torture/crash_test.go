@@ -146,7 +146,7 @@ func shutDown(c *traced) {
 func (w *world) awaitRest() {
 	w.t.Helper()
 	for begin := time.Now(); w.lives() && len(w.problems()) > 0; time.Sleep(10 * time.Millisecond) {
-		if time.Since(begin) > convergence {
+		if time.Since(begin) > w.rest {
 			w.suspectAll(w.problems())
 			w.t.Errorf("not at rest: %s", strings.Join(w.problems(), "; "))
 			return
@@ -265,9 +265,7 @@ func crashAt(t *testing.T, k crashKind, n int) (points int, hit bool) {
 		k.meanwhile(w)
 	}
 	w.begin("-v")
-	if took := time.Since(w.Begun()); took > adoption+w.lag() {
-		broken(t, 9, "the next daemon was there after %s", took)
-	}
+	w.adopted(w.Begun())
 	w.converge(4)
 	w.checkAfterCrash()
 	if !t.Failed() {
@@ -276,8 +274,14 @@ func crashAt(t *testing.T, k crashKind, n int) (points int, hit bool) {
 	return points, hit
 }
 
-// lag is how slow the machine is.
-func (w *world) lag() time.Duration { return 20 * time.Duration(w.slow.Load()) }
+// adopted holds against a daemon when it was there, of which law 9 says how
+// soon that is to be.
+func (w *world) adopted(begun time.Time) {
+	w.t.Helper()
+	if took := time.Since(begun); took > adoption && took > adoption+lag(begun) {
+		broken(w.t, 9, "the next daemon was there after %s", took)
+	}
+}
 
 // The daemon is killed at each of its system calls that change anything: all
 // of them in the long form, some that are drawn in the others.

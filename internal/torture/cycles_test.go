@@ -69,19 +69,25 @@ func TestTenThousandCyclesLeaveNothingBehind(t *testing.T) {
 		}
 		after := w.settled()
 		t.Logf("before: %+v; after %d cycles: %+v", before, services*rounds, after)
-		if after.Descriptors > before.Descriptors {
-			broken(t, 13, "got %d descriptors, want %d", after.Descriptors, before.Descriptors)
-		}
-		// The runtime makes a thread now and then, when one is busy; one for
-		// each thousand cycles would be a leak.
-		if after.Threads > before.Threads+4 {
-			broken(t, 13, "got %d threads, want %d", after.Threads, before.Threads)
-		}
-		if grown := after.PSS - before.PSS; grown > 4096 {
-			broken(t, 13, "it grew by %d kB", grown)
-		}
+		w.leaks(before, after)
 		w.finish()
 	})
+}
+
+// leaks holds what the daemon has now against what it had.
+func (w *world) leaks(before, after rig.Usage) {
+	w.t.Helper()
+	if after.Descriptors > before.Descriptors {
+		broken(w.t, 13, "got %d descriptors, want %d", after.Descriptors, before.Descriptors)
+	}
+	// The runtime makes a thread now and then, when one is busy; one for
+	// each thousand cycles would be a leak.
+	if after.Threads > before.Threads+4 {
+		broken(w.t, 13, "got %d threads, want %d", after.Threads, before.Threads)
+	}
+	if grown := after.PSS - before.PSS; grown > 4096 {
+		broken(w.t, 13, "it grew by %d kB", grown)
+	}
 }
 
 // settled is what the daemon has when nothing changes any more.

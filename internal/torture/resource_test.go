@@ -60,7 +60,7 @@ func TestFewDescriptorsAreRefusedOrEnough(t *testing.T) {
 			w.LaunchUnder([]string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d || exit 99; exec "$@"`, limit), "sh"}, nil)
 			w.daemon.Store(int64(w.Daemon.Pid))
 			for begin := time.Now(); w.lives() && !w.claimed(); time.Sleep(5 * time.Millisecond) {
-				if time.Since(begin) > convergence {
+				if time.Since(begin) > w.rest {
 					t.Fatal("it neither works nor ends")
 				}
 			}
@@ -136,21 +136,7 @@ func TestDescriptorsThatRunOutAreWaitedFor(t *testing.T) {
 		w.begin()
 		w.converge(4)
 		w.limited(unix.RLIMIT_NOFILE, 3)
-		begin := time.Now()
-		w.daemon.Store(0)
-		w.Daemon.Signal(unix.SIGTERM)
-		select {
-		case <-w.Ended():
-		case <-time.After(w.Patience):
-			broken(t, 12, "daemon still there %s after TERM", time.Since(begin))
-			return
-		}
-		if took := time.Since(begin); took > answerTime && took > w.bound() {
-			broken(t, 12, "the daemon ended %s after TERM", took)
-		}
-		if left := w.Processes(""); len(left) > 0 {
-			broken(t, 2, "processes after the daemon's end: got %v, want none", left)
-		}
+		w.endHard(answerTime)
 	})
 }
 
@@ -214,13 +200,7 @@ func TestProcessesThatRunOutAreWaitedFor(t *testing.T) {
 		limit(fmt.Sprint(usual.Cur))
 		w.converge(15)
 		w.sound()
-		w.daemon.Store(0)
-		w.Daemon.Signal(unix.SIGTERM)
-		select {
-		case <-w.Ended():
-		case <-time.After(w.Patience):
-			broken(t, 12, "daemon still there after TERM")
-		}
+		w.endHard(w.Patience)
 	})
 }
 
@@ -259,21 +239,7 @@ func TestLogThatCannotBeWrittenHoldsUpNothing(t *testing.T) {
 				w.served()
 				w.converge(4)
 			}
-			w.daemon.Store(0)
-			begin := time.Now()
-			w.Daemon.Signal(unix.SIGTERM)
-			select {
-			case <-w.Ended():
-			case <-time.After(w.Patience):
-				broken(t, 12, "daemon still there %s after TERM", time.Since(begin))
-				return
-			}
-			if took := time.Since(begin); took > 3*answerTime && took > w.bound() {
-				broken(t, 12, "the daemon ended %s after TERM", took)
-			}
-			if left := w.Processes(""); len(left) > 0 {
-				broken(t, 2, "processes after the daemon's end: got %v, want none", left)
-			}
+			w.endHard(3 * answerTime)
 		})
 	}
 }
@@ -362,7 +328,7 @@ func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
 			w.shaky.Store(false)
 			published := func() bool { return w.claimed() && len(w.problems()) == 0 }
 			for begin := time.Now(); !published(); time.Sleep(20 * time.Millisecond) {
-				if time.Since(begin) > convergence {
+				if time.Since(begin) > w.rest {
 					list := w.problems()
 					w.suspectAll(list)
 					broken(t, 15, "claimed: %v, %s", w.claimed(), strings.Join(list, "; "))

@@ -134,7 +134,7 @@ func try(t *testing.T, fault, what string, do func(t *testing.T)) {
 var faults sync.Map
 
 // broken says that a law was broken in a try.
-func broken(t *testing.T, law int, format string, args ...any) {
+func broken(t testing.TB, law int, format string, args ...any) {
 	t.Helper()
 	t.Errorf("law %d (%s): %s", law, laws[law], fmt.Sprintf(format, args...))
 	fault, ok := faults.Load(t)

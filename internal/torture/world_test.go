@@ -196,7 +196,7 @@ func (w *world) done(s *service, verb string, began time.Duration, old int) {
 // await waits until a service is as a want says, or the daemon has died.
 func (w *world) await(s *service, want string) bool {
 	w.t.Helper()
-	for deadline := time.Now().Add(convergence); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(w.rest); ; time.Sleep(10 * time.Millisecond) {
 		problem := w.fits(s, want)
 		if problem == "" {
 			return true
@@ -317,14 +317,14 @@ func (w *world) converge(law int) time.Duration {
 		if len(w.doubles()) > 0 {
 			w.t.Fatalf("not at rest: %s", strings.Join(list, "; ")) // and never will be
 		}
-		if time.Since(begin) > convergence {
+		if time.Since(begin) > w.rest {
 			w.suspectAll(list)
 			for _, problem := range list {
 				broken(w.t, law, "%s", problem)
 			}
 			return time.Since(begin)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
