@@ -132,7 +132,14 @@ func (r *Reaper) Collect(thoroughly bool) bool {
 func (r *Reaper) start(command Command) (Process, error) {
 	c := &child{exited: make(chan Exit, 1), drained: make(chan struct{})}
 	r.mu.Lock()
+	for r.shut != nil {
+		shut := r.shut
+		r.mu.Unlock()
+		<-shut
+		r.mu.Lock()
+	}
 	r.forking++
+	r.forked = time.Now()
 	r.forks++
 	mine := r.forks
 	r.mu.Unlock()
