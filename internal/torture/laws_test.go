@@ -62,10 +62,11 @@ type world struct {
 	mu       sync.Mutex // guards what follows
 	services map[string]*service
 
-	daemon   atomic.Int64  // the process that watchers look at; 0: none now
-	lenient  bool          // an order may come to nothing, if svctl says so
-	tampered sync.Map      // names of services whose files were written to by others
-	shaky    atomic.Bool   // the run directory is being broken: its files prove nothing
+	daemon   atomic.Int64 // the process that watchers look at; 0: none now
+	lenient  bool         // an order may come to nothing, if svctl says so
+	tampered sync.Map     // names of services whose files were written to by others
+	shaky    atomic.Bool  // the run directory is being broken: its files prove nothing
+	pace     atomic.Pointer[pacer]
 	rest     time.Duration // how long rest may take to come: convergence
 
 	canaries  []*exec.Cmd
@@ -98,7 +99,8 @@ func newWorld(t testing.TB, build rig.Build) *world {
 	w.top = filepath.Dir(w.Work)
 	w.songs = filepath.Join(w.top, "songs")
 	w.Patience = convergence
-	pace.set(t)
+	w.pace.Store(&pace)
+	pace.set(rig.Program(t, rig.Plain, "svctl"), "-V")
 	w.plantDecoy()
 	t.Cleanup(w.witnesses)
 	w.canary("canary")
@@ -416,9 +418,9 @@ func (w *world) watchZombies() {
 			if seen[id].IsZero() {
 				seen[id] = now
 			}
-			if age := now.Sub(seen[id]); age > zombieAge && !told[id] && age > zombieAge+lag(seen[id]) && int(w.daemon.Load()) == daemon {
+			if age := now.Sub(seen[id]); age > zombieAge && !told[id] && age > zombieAge+w.lag(seen[id]) && int(w.daemon.Load()) == daemon {
 				told[id] = true
-				broken(w.t, 8, "process %d is a zombie for %s, a program that does nothing took %s", pid, age, lag(seen[id])/patience)
+				broken(w.t, 8, "process %d is a zombie for %s, a program that does nothing took %s", pid, age, w.lag(seen[id])/patience)
 			}
 		}
 		for id := range seen {

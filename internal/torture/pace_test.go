@@ -7,17 +7,17 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"sysmgr/internal/load/rig"
 )
 
 // pace is how fast the machine is just now: a program that does nothing is
 // started and waited for again and again, beside all worlds. What takes long
-// for the daemon is held against what that took at the same time.
-var pace pacer
+// for the daemon is held against what that took at the same time; for a daemon
+// under the tracer, which every system call of its own keeps waiting for
+// another process, against the same program under the tracer.
+var pace, tracedPace pacer
 
 // often enough to meet each pause that matters, and next to no load.
-const paceEvery = 150 * time.Millisecond
+const paceEvery = 200 * time.Millisecond
 
 // patience is how many starts of a program that does nothing an answer may
 // take longer than the law says: svctl, a restart and an exec of the daemon
@@ -31,20 +31,23 @@ type pacer struct {
 	under time.Time // when the one began that is under way; zero: none is
 }
 
-// lap is one start, up to its end being known.
+// lap is one start, up to its end being known; or a pause between two that was
+// longer than it should be, by that much.
 type lap struct {
 	end  time.Time
 	took time.Duration
 }
 
 // set begins the laps, which then go on until the tests end.
-func (p *pacer) set(t testing.TB) {
-	idle := rig.Program(t, rig.Plain, "svctl")
+func (p *pacer) set(words ...string) {
 	p.once.Do(func() {
 		go func() {
-			for ; ; time.Sleep(paceEvery) {
+			for {
 				p.begin(time.Now())
-				exec.Command(idle, "-V").Run()
+				exec.Command(words[0], words[1:]...).Run()
+				p.done(time.Now())
+				p.begin(time.Now().Add(paceEvery))
+				time.Sleep(paceEvery)
 				p.done(time.Now())
 			}
 		}()
@@ -79,8 +82,8 @@ func (p *pacer) longest(since, now time.Time) (longest time.Duration) {
 
 // lag is how much longer than the law says something may take that has been
 // under way since a moment. The laps around it count: the load is the same.
-func lag(since time.Time) time.Duration {
-	return patience * pace.longest(since.Add(-2*paceEvery), time.Now())
+func (w *world) lag(since time.Time) time.Duration {
+	return patience * w.pace.Load().longest(since.Add(-2*paceEvery), time.Now())
 }
 
 // A lap counts for what it overlaps, and for nothing else.
