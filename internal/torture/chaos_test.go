@@ -122,16 +122,16 @@ func (c *chaos) tell() {
 }
 
 // mountSmall puts a small file system under the run directory.
-func (c *chaos) mountSmall() bool {
-	dir := filepath.Dir(c.Rundir)
-	if dir == c.top || os.Geteuid() != 0 {
+func (w *world) mountSmall() bool {
+	dir := filepath.Dir(w.Rundir)
+	if dir == w.top || os.Geteuid() != 0 {
 		return false
 	}
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=512k,nr_inodes=600,mode=755"); err != nil {
-		c.t.Logf("the run directory cannot be filled: mount: %v", err)
+		w.t.Logf("the run directory has no file system of its own: mount: %v", err)
 		return false
 	}
-	c.t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	w.t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	return true
 }
 
