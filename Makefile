@@ -129,13 +129,14 @@ torture: fuzz
 	cd internal/torture && TORTURE=$(if $(SHORT),short,long) TORTURE_SEED='$(SEED)' TORTURE_MINUTES='$(MINUTES)' \
 		$(GO) test -count=1 -timeout 0 -run '$(FAULT)'
 
-# Feeds nonsense to every parser.
+# Feeds nonsense to every parser, two at a time.
 fuzz:
-	@for f in $(FUZZ); do \
-		out=$$($(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) "$${f%%:*}" 2>&1) || \
-			{ printf '%s\n' "$$out" >&2; exit 1; }; \
-		printf '%s: ' "$$f"; printf '%s\n' "$$out" | sed -n '/elapsed/{s/^fuzz: //;h;};$${x;p;}'; \
-	done
+	@printf '%s\n' $(FUZZ) | xargs -P 2 -I '{}' $(MAKE) --no-print-directory fuzz-one ONE='{}'
+
+fuzz-one:
+	@f='$(ONE)'; out=$$($(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -parallel 1 "$${f%%:*}" 2>&1) || \
+		{ printf '%s\n' "$$out" >&2; exit 1; }; \
+	printf '%s: %s\n' "$$f" "$$(printf '%s\n' "$$out" | sed -n '/elapsed/{s/^fuzz: //;h;};$${x;p;}')"
 
 # The picture of the README, anew.
 screen: all
@@ -176,4 +177,4 @@ deb:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist deb screen clean
+.PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench torture fuzz fuzz-one install uninstall dist deb screen clean

@@ -58,7 +58,6 @@ func (c *chaos) did(format string, args ...any) {
 // Everything goes wrong at once, at random, in rounds. After each of them the
 // faults are lifted, and then the laws hold.
 func TestLawsHoldAfterChaos(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
 	worlds := choose(1, 1, 2)
 	for i := range worlds {

@@ -16,7 +16,6 @@ import (
 // the services are those of a daemon that was killed. What is inside, the
 // goroutines, package load counts.
 func TestTenThousandCyclesLeaveNothingBehind(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
 	const services = 50
 	rounds := choose(6, 20, 200)
@@ -68,6 +67,11 @@ func TestTenThousandCyclesLeaveNothingBehind(t *testing.T) {
 			cycle()
 		}
 		after := w.settled()
+		// What is garbage is given back when the daemon has nothing to do for a
+		// while; what is not stays for ever.
+		for deadline := time.Now().Add(rig.Patience); after.PSS-before.PSS > 4096 && time.Now().Before(deadline); {
+			after = w.settled()
+		}
 		t.Logf("before: %+v; after %d cycles: %+v", before, services*rounds, after)
 		w.leaks(before, after)
 		w.finish()

@@ -83,9 +83,8 @@ func (w *world) ask(args ...string) int {
 // The calls of the daemon fail for a while, all of them or some. Meanwhile it
 // answers, and keeps alive what it can; afterwards all is as it should be.
 func TestDaemonLivesThroughCallsThatFailForAWhile(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
-	for _, f := range failures {
+	for _, f := range some(failures, 2) {
 		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
 		try(t, f.fault()+" for a while", name, func(t *testing.T) {
 			t.Parallel()
@@ -234,9 +233,8 @@ func TestRequestOutlivesACallThatFails(t *testing.T) {
 
 // TERM is heeded while calls fail.
 func TestTermIsHeededWhileCallsFail(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
-	for _, f := range failures {
+	for _, f := range some(failures, 3) {
 		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
 		try(t, "TERM during "+f.fault(), name, func(t *testing.T) {
 			t.Parallel()
@@ -256,9 +254,8 @@ func TestTermIsHeededWhileCallsFail(t *testing.T) {
 // The daemon starts while calls fail: either it refuses to, and says so, or it
 // works; and when that is over, everything does.
 func TestDaemonStartsOrRefusesWhileCallsFail(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
-	for _, f := range failures {
+	for _, f := range some(failures, 3) {
 		name := strings.ReplaceAll(f.fault(), " ", "-") + "-of-" + strings.SplitN(f.calls, ",", 2)[0]
 		try(t, "start during "+f.fault(), name, func(t *testing.T) {
 			t.Parallel()
@@ -288,15 +285,24 @@ func TestDaemonStartsOrRefusesWhileCallsFail(t *testing.T) {
 
 // Exactly one call fails, any one: every order comes to its end all the same.
 func TestDaemonLivesThroughASingleCallThatFails(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
+	if amount == "" {
+		for _, f := range some(single, 2) {
+			n := 1 + rand.New(rand.NewPCG(seed, 99)).IntN(500)
+			try(t, "a single "+f.errno, fmt.Sprintf("SEED=%d %s at %d", seed, f.errno, n), func(t *testing.T) {
+				t.Parallel()
+				failAt(t, f, n)
+			})
+		}
+		return
+	}
 	for i, f := range single {
 		t.Run(f.errno, func(t *testing.T) {
 			t.Parallel()
 			var points int
 			try(t, "a single "+f.errno, "never", func(t *testing.T) { points = failAt(t, f, 0) })
 			order := rand.New(rand.NewPCG(seed, 100+uint64(i))).Perm(points)
-			if few := int(number("TORTURE_FEW", uint64(choose(1, 2, points)))); few < points {
+			if few := int(number("TORTURE_FEW", uint64(choose(0, 2, points)))); few < points {
 				order = order[:few]
 			}
 			if only := os.Getenv("TORTURE_POINT"); only != "" {

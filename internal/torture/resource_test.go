@@ -181,7 +181,7 @@ func TestProcessesThatRunOutAreWaitedFor(t *testing.T) {
 		var askers sync.WaitGroup
 		for range 4 {
 			askers.Go(func() {
-				for range choose(10, 20, 100) {
+				for range choose(3, 10, 100) {
 					w.ask("-q", "-w", "0.2", "status")
 					w.Svctl("-q", "-w", "0.05", "restart", "two", "three")
 				}
@@ -271,43 +271,40 @@ func TestDaemonThatWasStoppedCatchesUp(t *testing.T) {
 	})
 }
 
+// removeEach removes the files of a name in all folders of services.
+func removeEach(top, name string) (errs error) {
+	files, _ := filepath.Glob(filepath.Join(top, "*", name))
+	for _, f := range files {
+		errs = errors.Join(errs, os.Remove(f))
+	}
+	return errs
+}
+
 // The run directory is removed while the daemon runs: all of it, or parts.
 func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
-	for what, remove := range map[string]func(w *world) error{
-		"all of it": func(w *world) error {
+	for _, part := range some([]struct {
+		what   string
+		remove func(w *world) error
+	}{
+		{"all of it", func(w *world) error {
 			os.RemoveAll(w.Rundir) // which may be made anew while it is removed
 			return nil
-		},
-		"moved away":     func(w *world) error { return os.Rename(w.Rundir, w.Rundir+".old") },
-		"its own folder": func(w *world) error { return os.RemoveAll(filepath.Join(w.Rundir, ".sysmgr")) },
-		"the pid file":   func(w *world) error { return os.Remove(filepath.Join(w.Rundir, "pid")) },
-		"all folders": func(w *world) error {
+		}},
+		{"moved away", func(w *world) error { return os.Rename(w.Rundir, w.Rundir+".old") }},
+		{"its own folder", func(w *world) error { return os.RemoveAll(filepath.Join(w.Rundir, ".sysmgr")) }},
+		{"the pid file", func(w *world) error { return os.Remove(filepath.Join(w.Rundir, "pid")) }},
+		{"all folders", func(w *world) error {
 			folders, _ := filepath.Glob(filepath.Join(w.Rundir, "[a-z]*/.")) // without the pid file
 			for _, f := range folders {
 				os.RemoveAll(filepath.Clean(f)) // which may be made anew while it is removed
 			}
 			return nil
-		},
-		"all status files": func(w *world) error {
-			files, _ := filepath.Glob(filepath.Join(w.Rundir, "*", "status"))
-			var errs error
-			for _, f := range files {
-				errs = errors.Join(errs, os.Remove(f))
-			}
-			return errs
-		},
-		"all pid files": func(w *world) error {
-			files, _ := filepath.Glob(filepath.Join(w.Rundir, "*", "*pid"))
-			var errs error
-			for _, f := range files {
-				errs = errors.Join(errs, os.Remove(f))
-			}
-			return errs
-		},
-	} {
-		try(t, "parts of RUNDIR removed", what, func(t *testing.T) {
+		}},
+		{"all status files", func(w *world) error { return removeEach(w.Rundir, "status") }},
+		{"all pid files", func(w *world) error { return removeEach(w.Rundir, "*pid") }},
+	}, 2) {
+		try(t, "parts of RUNDIR removed", part.what, func(t *testing.T) {
 			t.Parallel()
 			w := small(t)
 			held := w.known("three")
@@ -318,7 +315,7 @@ func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
 			w.died() // as if: nothing may be restarted
 			w.daemon.Store(int64(w.Daemon.Pid))
 			w.shaky.Store(true)
-			if err := remove(w); err != nil {
+			if err := part.remove(w); err != nil {
 				t.Fatal(err)
 			}
 			held.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -49,12 +50,16 @@ func choose[T any](little, short, long T) T {
 	return little
 }
 
-// tortureOnly skips what draws its faults at random, but in make torture.
-func tortureOnly(t *testing.T) {
-	t.Helper()
-	if amount == "" {
-		t.Skip("faults at random: make torture brings them")
+// some of a list: all of it in make torture, and few that are drawn without.
+func some[T any](list []T, few int) []T {
+	if amount != "" {
+		return list
 	}
+	var drawn []T
+	for _, i := range rand.New(rand.NewPCG(seed, uint64(len(list)))).Perm(len(list))[:min(few, len(list))] {
+		drawn = append(drawn, list[i])
+	}
+	return drawn
 }
 
 func TestMain(m *testing.M) {

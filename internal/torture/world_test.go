@@ -26,7 +26,7 @@ import (
 func (w *world) begin(args ...string) {
 	w.t.Helper()
 	defer func() {
-		if w.t.Failed() {
+		if w.t.Failed() && !w.lives() {
 			w.tellHolders()
 		}
 	}()
