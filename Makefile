@@ -5,7 +5,7 @@
 #   make test            run all tests
 #   make check           everything that has to hold before a commit
 #   make test-daemons    run real daemons under it: dbus, redis, postgres, nginx
-#   make torture         try to break it, for a long time; SHORT=1 for a minute
+#   make torture         try to break it, for a long time; SHORT=1 for two minutes
 #   make bench           measure, each beside a bare loop that does the same
 #   make test-vm         boot a kernel in QEMU, with sysmgr under its init
 #   make test-services   run the scripts of contrib/services, as root
@@ -112,9 +112,10 @@ bench:
 		$(GO) test -count=1 -v -run TestTable -timeout 30m ./internal/bench
 	$(GO) test -run '^$$' -bench . -benchmem ./actor ./scanner ./internal/rundir
 
-# Kills the daemon at each of its system calls, lets them fail, attacks it, and
-# brings chaos over it; best as root. It ends with a table of faults, tries and
-# violations of the laws, and fails if there is a violation.
+# Kills the daemon at each of its system calls, lets them fail, attacks and
+# floods it, sets its clock, and brings chaos over it; best as root. It ends with
+# a table of faults, tries and violations of the laws, and fails if there is a
+# violation. With SHORT=1 it does not go through all calls, but draws some.
 SHORT   =
 SEED    =
 MINUTES =
