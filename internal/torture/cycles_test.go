@@ -63,7 +63,11 @@ func TestTenThousandCyclesLeaveNothingBehind(t *testing.T) {
 			cycle() // what is made at first need is there
 		}
 		before := w.settled()
-		for range rounds {
+		for range rounds / 2 {
+			cycle()
+		}
+		half := w.settled()
+		for range rounds - rounds/2 {
 			cycle()
 		}
 		after := w.settled()
@@ -73,6 +77,11 @@ func TestTenThousandCyclesLeaveNothingBehind(t *testing.T) {
 			after = w.settled()
 		}
 		t.Logf("before: %+v; after %d cycles: %+v", before, services*rounds, after)
+		// A leak goes on. The runtime makes a thread when one is busy, which on a
+		// busy machine may be some at once.
+		if half.Threads > before.Threads {
+			before.Threads = half.Threads
+		}
 		w.leaks(before, after)
 		w.finish()
 	})

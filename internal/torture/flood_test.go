@@ -182,10 +182,10 @@ func TestDaemonWorksWithoutInotify(t *testing.T) {
 	if err := exec.Command("unshare", "--user", "--map-root-user", "test", "-w", "/proc/sys/user/max_inotify_watches").Run(); err != nil {
 		t.Skipf("no user namespace with limits: %v", err)
 	}
-	for _, few := range []struct {
+	for _, few := range some([]struct {
 		of    string
 		count int
-	}{{"instances", 0}, {"instances", 1}, {"watches", 0}, {"watches", 3}} {
+	}{{"instances", 0}, {"instances", 1}, {"watches", 0}, {"watches", 3}}, 2) {
 		try(t, "few inotify "+few.of, fmt.Sprint(few.count), func(t *testing.T) {
 			t.Parallel()
 			w := small(t)
@@ -278,8 +278,8 @@ func TestReadOnlyRunDirectoryIsRefusedAndThenTakenOver(t *testing.T) {
 // daemon is in disagreement with all of them.
 func TestClockThatIsSetChangesNothing(t *testing.T) {
 	t.Parallel()
-	for year, second := range map[int]int64{1970: 3600, 2040: 2_208_988_800} {
-		try(t, "the clock set to another year", fmt.Sprint(year), func(t *testing.T) {
+	for _, at := range some([]time.Time{time.Unix(3600, 0), time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC)}, 1) {
+		try(t, "the clock set to another year", fmt.Sprint(at.Year()), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, rig.Plain)
 			for _, name := range []string{"one", "two", "prey"} {
@@ -288,7 +288,7 @@ func TestClockThatIsSetChangesNothing(t *testing.T) {
 			w.add("deaf", "ready deaf=-1 grace=0.3")
 			w.add("slow", "") // it is up when a second has passed
 			w.add("flaky", "life=5 code=1")
-			c := w.beginTraced("-clock", fmt.Sprint(second))
+			c := w.beginTraced("-clock", fmt.Sprint(at.Unix()))
 			w.awaitRest()
 			w.watch()
 			time.Sleep(time.Second) // a life of a second is none that failed

@@ -100,7 +100,7 @@ func newWorld(t testing.TB, build rig.Build) *world {
 	w.songs = filepath.Join(w.top, "songs")
 	w.Patience = convergence
 	w.pace.Store(&pace)
-	pace.set(rig.Program(t, rig.Plain, "svctl"), "-V")
+	pace.set(idleWait, func() *exec.Cmd { return waiter(t) })
 	w.plantDecoy()
 	t.Cleanup(w.witnesses)
 	w.canary("canary")

@@ -98,6 +98,14 @@ func (f *fake) status(name, phase string) {
 	f.put(name, rundir.State, "phase "+phase+"\nwanted "+phase+"\nclock 1\n")
 }
 
+// within is how long to wait for an objection: long, if there has to be one.
+func (f *fake) within(guilty bool, innocent time.Duration) time.Duration {
+	if guilty {
+		return rig.Patience
+	}
+	return innocent
+}
+
 // crimes are worlds in which one law is broken, and, before they are broken,
 // nothing is wrong.
 var crimes = []struct {
@@ -179,7 +187,7 @@ var crimes = []struct {
 			cmd.Wait()
 		}
 		f.watch()
-		for begin := time.Now(); !f.told.Failed() && (guilty || time.Since(begin) < zombieAge); {
+		for begin := time.Now(); !f.told.Failed() && time.Since(begin) < f.within(guilty, zombieAge); {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}},
@@ -206,7 +214,7 @@ var crimes = []struct {
 		if guilty {
 			f.put("web", rundir.Pid, "")
 		}
-		for begin := time.Now(); !f.told.Failed() && (guilty || time.Since(begin) < 50*time.Millisecond); {
+		for begin := time.Now(); !f.told.Failed() && time.Since(begin) < f.within(guilty, 50*time.Millisecond); {
 			time.Sleep(time.Millisecond)
 		}
 	}},

@@ -3,25 +3,35 @@
 package torture
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sysmgr/internal/load/rig"
+	"sysmgr/internal/rundir"
 )
 
-// pace is how fast the machine is just now: a program that does nothing is
-// started and waited for again and again, beside all worlds. What takes long
-// for the daemon is held against what that took at the same time; for a daemon
-// under the tracer, which every system call of its own keeps waiting for
-// another process, against the same program under the tracer.
+// pace is how fast the machine is just now: svctl is started and waits for
+// something in vain, again and again, in a run directory that has nothing to do
+// with any of the worlds and no daemon that could be slow. What takes long for a
+// daemon is held against what that took at the same time; for a daemon under the
+// tracer, which every system call of its own keeps waiting for another process,
+// against a program that does nothing under the tracer.
 var pace, tracedPace pacer
 
 // often enough to meet each pause that matters, and next to no load.
 const paceEvery = 200 * time.Millisecond
 
-// patience is how many starts of a program that does nothing an answer may
-// take longer than the law says: svctl, a restart and an exec of the daemon
-// are some starts each, and of larger programs.
+// patience is how many laps an answer may take longer than the law says: a
+// restart and an exec of the daemon are some starts of programs each, and of
+// larger ones.
 const patience = 10
 
 type pacer struct {
@@ -31,6 +41,9 @@ type pacer struct {
 	under time.Time // when the one began that is under way; zero: none is
 }
 
+// idleWait is how long that svctl waits, which is no part of a lap.
+const idleWait = 50 * time.Millisecond
+
 // lap is one start, up to its end being known; or a pause between two that was
 // longer than it should be, by that much.
 type lap struct {
@@ -39,12 +52,14 @@ type lap struct {
 }
 
 // set begins the laps, which then go on until the tests end.
-func (p *pacer) set(words ...string) {
+func (p *pacer) set(own time.Duration, prepare func() *exec.Cmd) {
 	p.once.Do(func() {
+		first := prepare()
 		go func() {
 			for {
-				p.begin(time.Now())
-				exec.Command(words[0], words[1:]...).Run()
+				p.begin(time.Now().Add(own))
+				cmd := *first
+				cmd.Run()
 				p.done(time.Now())
 				p.begin(time.Now().Add(paceEvery))
 				time.Sleep(paceEvery)
@@ -53,6 +68,41 @@ func (p *pacer) set(words ...string) {
 		}()
 	})
 }
+
+// waiter makes a run directory that looks as if a daemon had it, which is us,
+// and an svctl that waits there for what does not come.
+func waiter(t testing.TB) *exec.Cmd {
+	dir, err := os.MkdirTemp("", "torture-pace-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	afterwards = append(afterwards, func() { os.RemoveAll(dir) })
+	run := filepath.Join(dir, "run")
+	err = errors.Join(os.MkdirAll(filepath.Join(run, "web"), 0o755),
+		os.WriteFile(filepath.Join(run, "web", rundir.State), []byte("phase down\nwanted down\nclock 1\n"), 0o644),
+		os.WriteFile(filepath.Join(run, rundir.Pid), rundir.PidLine(os.Getpid()), 0o644))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Open(filepath.Join(run, rundir.Pid))
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX) // for the rest of our life
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(rig.Program(t, rig.Plain, "svctl"), "-q", "-w", fmt.Sprint(idleWait.Seconds()), "wait", "up", "web")
+	cmd.Env = append(os.Environ(), "SYSDIR="+dir, "RUNDIR="+run)
+	check := *cmd
+	if check.Run(); check.ProcessState.ExitCode() != 3 {
+		t.Fatalf("svctl that waits in vain: %v, want exit status 3", check.ProcessState)
+	}
+	afterwards = append(afterwards, func() { lock.Close() })
+	return cmd
+}
+
+// afterwards is what is done when all tests are over.
+var afterwards []func()
 
 func (p *pacer) begin(now time.Time) {
 	p.mu.Lock()

@@ -64,7 +64,11 @@ func some[T any](list []T, few int) []T {
 
 func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "6") // most of these wait most of the time
-	rig.Main(m, tally.print)
+	rig.Main(m, tally.print, func() {
+		for _, do := range afterwards {
+			do()
+		}
+	})
 }
 
 // sums counts tries and violations by fault.

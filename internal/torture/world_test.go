@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -71,7 +72,7 @@ func (w *world) beginTraced(options ...string) *traced {
 	os.Remove(c.report)
 	tracer := rig.Program(w.t, rig.Plain, "tracer")
 	w.pace.Store(&tracedPace)
-	tracedPace.set(tracer, rig.Program(w.t, rig.Plain, "svctl"), "-V")
+	tracedPace.set(0, func() *exec.Cmd { return exec.Command(tracer, rig.Program(w.t, rig.Plain, "svctl"), "-V") })
 	w.LaunchUnder(slices.Concat([]string{tracer, "-report", c.report, "-under", w.Rundir + "," + w.Sysdir}, options), nil, "-v")
 	for deadline := time.Now().Add(rig.Patience); ; time.Sleep(time.Millisecond) {
 		if word := c.says("pid"); word != "" {
