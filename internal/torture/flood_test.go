@@ -271,6 +271,51 @@ func TestReadOnlyRunDirectoryIsRefusedAndThenTakenOver(t *testing.T) {
 	})
 }
 
+// No room for records of what is started, and then the daemon is killed: what
+// has no record is found all the same, and not started a second time.
+func TestServicesWithoutRecordAreFound(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	for _, end := range []string{"killed", "replaced"} {
+		try(t, end+" with a full RUNDIR", "services without records", func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, rig.Plain)
+			if !w.mountSmall() {
+				t.Skip("no file system of its own for the run directory")
+			}
+			w.add("first", "ready")
+			w.begin()
+			w.watch()
+			w.converge(4)
+			fill := filepath.Join(filepath.Dir(w.Rundir), "fill")
+			f, err := os.Create(fill)
+			for err == nil {
+				_, err = f.Write(make([]byte, 1024))
+			}
+			f.Close()
+			for i := range 10 {
+				name := "late" + strconv.Itoa(i)
+				w.add(name, "child")
+				w.untilStarted(name, 0)
+			}
+			if end == "killed" {
+				w.crash()
+				w.must(os.Remove(fill))
+				w.begin()
+			} else {
+				w.died() // as if: nothing may be restarted
+				w.daemon.Store(int64(w.Daemon.Pid))
+				w.Daemon.Signal(unix.SIGUSR2)
+				w.Until("a new program", func() bool { return w.wrote("replace program") })
+				w.must(os.Remove(fill))
+			}
+			w.converge(15)
+			w.checkAfterCrash()
+			w.secondAct()
+		})
+	}
+}
+
 // Whatever the clock says, everything goes on as it would: what the daemon
 // measures, it measures by a clock that nobody can set. Its idea of the time of
 // day is set, to long ago and to late, and back. The time stamps of files stay
