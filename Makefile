@@ -5,7 +5,7 @@
 #   make test            run all tests
 #   make check           everything that has to hold before a commit
 #   make test-daemons    run real daemons under it: dbus, redis, postgres, nginx
-#   make torture         try to break it, for a long time; SHORT=1 for a minute
+#   make torture         try to break it, for a long time; SHORT=1 for two minutes
 #   make bench           measure, each beside a bare loop that does the same
 #   make test-vm         boot a kernel in QEMU, with sysmgr under its init
 #   make test-services   run the scripts of contrib/services, as root
@@ -112,9 +112,10 @@ bench:
 		$(GO) test -count=1 -v -run TestTable -timeout 30m ./internal/bench
 	$(GO) test -run '^$$' -bench . -benchmem ./actor ./scanner ./internal/rundir
 
-# Kills the daemon at each of its system calls, lets them fail, attacks it, and
-# brings chaos over it; best as root. It ends with a table of faults, tries and
-# violations of the laws, and fails if there is a violation.
+# Kills the daemon at each of its system calls, lets them fail, attacks and
+# floods it, sets its clock, and brings chaos over it; best as root. It ends with
+# a table of faults, tries and violations of the laws, and fails if there is a
+# violation. With SHORT=1 it does not go through all calls, but draws some.
 SHORT   =
 SEED    =
 MINUTES =
@@ -129,13 +130,14 @@ torture: fuzz
 	cd internal/torture && TORTURE=$(if $(SHORT),short,long) TORTURE_SEED='$(SEED)' TORTURE_MINUTES='$(MINUTES)' \
 		$(GO) test -count=1 -timeout 0 -run '$(FAULT)'
 
-# Feeds nonsense to every parser.
+# Feeds nonsense to every parser, two at a time.
 fuzz:
-	@for f in $(FUZZ); do \
-		out=$$($(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) "$${f%%:*}" 2>&1) || \
-			{ printf '%s\n' "$$out" >&2; exit 1; }; \
-		printf '%s: ' "$$f"; printf '%s\n' "$$out" | sed -n '/elapsed/{s/^fuzz: //;h;};$${x;p;}'; \
-	done
+	@printf '%s\n' $(FUZZ) | xargs -P 2 -I '{}' $(MAKE) --no-print-directory fuzz-one ONE='{}'
+
+fuzz-one:
+	@f='$(ONE)'; out=$$($(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -parallel 1 "$${f%%:*}" 2>&1) || \
+		{ printf '%s\n' "$$out" >&2; exit 1; }; \
+	printf '%s: %s\n' "$$f" "$$(printf '%s\n' "$$out" | sed -n '/elapsed/{s/^fuzz: //;h;};$${x;p;}')"
 
 # The picture of the README, anew.
 screen: all
@@ -176,4 +178,4 @@ deb:
 clean:
 	rm -rf '$(BIN)' dist
 
-.PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench torture fuzz install uninstall dist deb screen clean
+.PHONY: always all run test test-daemons test-vm test-services test-container check format vet staticcheck manuals scripts cross bench torture fuzz fuzz-one install uninstall dist deb screen clean

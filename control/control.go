@@ -93,7 +93,7 @@ type call struct {
 // folder is what is known of a service's folder.
 type folder struct {
 	fresh     bool         // it has not been looked at yet
-	status    bool         // it had a status when it was last looked at
+	status    bool         // it is due a status: it had one, or its actor is about to write it
 	missed    time.Time    // since when it has none; zero: it has
 	lock      rundir.Stamp // the lock that was last acted upon; zero: none
 	unwritten bool         // the lock does not say what it should: it could not be written
@@ -244,7 +244,7 @@ func (c *Control) answer() {
 				c.again[name] = time.Now()
 			}
 		} else if k.attend {
-			c.folders[k.name] = &folder{fresh: true}
+			c.folders[k.name] = &folder{fresh: true, status: true}
 			c.look(k.name)
 		} else {
 			delete(c.folders, k.name)
@@ -308,7 +308,7 @@ func (c *Control) look(name string) {
 	if another && !k.fresh {
 		// rm -r of the folder starts the service. The actor may have made
 		// it anew before we could see that it was missing.
-		*k = folder{}
+		*k = folder{status: true}
 		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
 	}
 	f, err := c.config.Rundir.Folder(name)
@@ -343,9 +343,10 @@ func (c *Control) look(name string) {
 	}
 }
 
-// bereft tells whether the folder had a status, and has had none for a while:
-// rm -r of the folder takes it before the folder itself, and must not meet one
-// that was made anew meanwhile.
+// bereft tells whether the folder is due a status, and has had none for a
+// while: rm -r of the folder takes it before the folder itself, and must not
+// meet one that was made anew meanwhile. Without a lock, that is an order to
+// start; not where a lock is missing only because it could not be written.
 func (c *Control) bereft(name string, k *folder, there rundir.Content) bool {
 	switch {
 	case there.Has(rundir.State):
@@ -355,11 +356,11 @@ func (c *Control) bereft(name string, k *folder, there rundir.Content) bool {
 		return false
 	case k.missed.IsZero():
 		k.missed = time.Now()
-	case time.Since(k.missed) >= unfilled:
+	case time.Since(k.missed) >= unfilled && !k.unwritten:
 		k.status, k.missed = false, time.Time{}
 		return true
 	}
-	c.again[name] = k.missed.Add(unfilled)
+	c.again[name] = time.Now().Add(unfilled)
 	return false
 }
 
@@ -369,11 +370,14 @@ func (c *Control) bereft(name string, k *folder, there rundir.Content) bool {
 // there that its writer has not filled yet.
 func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool) {
 	for {
-		place, stamp := rundir.Taken, f.Stamp(rundir.Taken)
-		if stamp == (rundir.Stamp{}) {
+		place := rundir.Taken
+		stamp, err := f.Stat(place)
+		if err == nil && stamp == (rundir.Stamp{}) {
 			k.empty = time.Time{}
-			place, stamp = rundir.Control, f.Stamp(rundir.Control)
+			place = rundir.Control
+			stamp, err = f.Stat(place)
 			switch {
+			case err != nil:
 			case stamp == rundir.Stamp{}:
 				return false
 			case stamp.Mode&unix.S_IFMT == unix.S_IFDIR:
@@ -385,6 +389,10 @@ func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool)
 			default:
 				continue
 			}
+		}
+		if err != nil {
+			c.again[name] = time.Now().Add(unfilled)
+			return false
 		}
 		if stamp != k.stuck {
 			half, short := c.request(name, k, f, place)

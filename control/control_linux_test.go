@@ -335,6 +335,33 @@ func TestFolderThatIsReplacedAtOnceStartsTheServiceToo(t *testing.T) {
 	}
 }
 
+// A status that somebody removes is written again: also one that was not there
+// yet when the folder was first looked at, and removed before the next look.
+func TestStatusThatIsRemovedBeforeItWasSeenIsMissed(t *testing.T) {
+	t.Parallel()
+	w := start(t, "web")
+	w.put("web", rundir.State, "phase up\n")
+	w.must(os.Remove(w.path("web", rundir.State)))
+	w.expect("released web lost")
+}
+
+// On a full file system neither a lock nor a status may be there: that nobody
+// can see either is no order to start what is held.
+func TestMissingStatusIsNoOrderWhereTheLockCouldNotBeWritten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	f, err := w.dir.MakeFolder("web")
+	w.must(err)
+	defer f.Close()
+	long := time.Now().Add(-2 * unfilled)
+	for _, unwritten := range []bool{true, false} {
+		k := &folder{status: true, missed: long, unwritten: unwritten}
+		if got, want := w.control.bereft("web", k, f.Content()), !unwritten; got != want {
+			t.Errorf("lock unwritten: %v: got %v, want %v", unwritten, got, want)
+		}
+	}
+}
+
 // A lock or a request in the folder that took the place of the old one counts.
 func TestFolderThatIsReplacedIsRead(t *testing.T) {
 	t.Parallel()

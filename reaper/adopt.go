@@ -89,8 +89,28 @@ func (r *Reaper) keep(a Adoption, c *child) bool {
 // the reaping that is under way.
 func (r *Reaper) Hold() { r.still.Lock() }
 
-// Resume ends a Hold.
+// HoldForks lets no fork begin until Resume, and waits for those under way: a
+// descriptor that is to outlive our own execve(2) must not be one that a child
+// keeps. A fork that hangs has its copies already, and is not waited for.
+func (r *Reaper) HoldForks() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shut = make(chan struct{})
+	for r.forking > 0 && time.Since(r.forked) < lateAfter {
+		r.mu.Unlock()
+		time.Sleep(time.Millisecond)
+		r.mu.Lock()
+	}
+}
+
+// Resume ends a Hold, and a HoldForks.
 func (r *Reaper) Resume() {
+	r.mu.Lock()
+	if r.shut != nil {
+		close(r.shut)
+		r.shut = nil
+	}
+	r.mu.Unlock()
 	r.still.Unlock()
 	poke(r.again)
 }

@@ -80,7 +80,9 @@ type Reaper struct {
 	// the number of the youngest fork at that moment: a fork that is younger
 	// still has nothing to do with them, even if its child got their number.
 	forking int
-	forks   uint64 // all forks so far
+	forks   uint64        // all forks so far
+	forked  time.Time     // when the youngest began
+	shut    chan struct{} // closed when forks may begin again; nil: they may. See HoldForks
 	early   map[int]earlyExit
 	// Children that we have from before this program was executed, and how
 	// those ended that were reaped before they were adopted. Nil in a program

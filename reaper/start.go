@@ -185,7 +185,14 @@ const forkTime = 50 * time.Millisecond
 func (r *Reaper) start(command Command) (Process, error) {
 	c := &child{exited: make(chan Exit, 1), drained: make(chan struct{})}
 	r.mu.Lock()
+	for r.shut != nil {
+		shut := r.shut
+		r.mu.Unlock()
+		<-shut
+		r.mu.Lock()
+	}
 	r.forking++
+	r.forked = time.Now()
 	r.forks++
 	mine := r.forks
 	r.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -353,6 +354,57 @@ func TestWhatIsStartedBeforeRunIsReapedByIt(t *testing.T) {
 	w.empty()
 	cancel()
 	<-done
+}
+
+// A descriptor that is to outlive an execve(2) of ours is kept by no child:
+// while it is open to them none is forked, and afterwards all are.
+func TestNoForkBeginsWhileForksAreHeld(t *testing.T) {
+	w := reap(t)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	defer unix.Close(pipe[1])
+	link := func(pid, fd any) string {
+		path, _ := os.Readlink(fmt.Sprintf("/proc/%v/fd/%v", pid, fd))
+		return path
+	}
+	ours, path := link("self", pipe[0]), sh(t, "exec sleep 0.1")
+	stop := make(chan struct{})
+	var starters sync.WaitGroup
+	for range 4 {
+		starters.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if p, err := w.Start(Command{Path: path}); err != nil {
+					t.Error(err)
+				} else {
+					<-p.Exited
+				}
+			}
+		})
+	}
+	for range 10 {
+		w.Hold()
+		w.HoldForks()
+		unix.FcntlInt(uintptr(pipe[0]), unix.F_SETFD, 0)
+		time.Sleep(5 * time.Millisecond)
+		unix.CloseOnExec(pipe[0])
+		for _, pid := range children() {
+			if theirs := link(pid, pipe[0]); theirs == ours {
+				t.Errorf("child %d has %s", pid, theirs)
+			}
+		}
+		w.Resume()
+		time.Sleep(5 * time.Millisecond)
+	}
+	close(stop)
+	starters.Wait()
 }
 
 // hung is a daemon one of whose starts hangs in execve, as on a dead network

@@ -151,6 +151,9 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 	if err != nil {
 		log.report(unrecorded{err})
 	}
+	if records.Incomplete() {
+		past = append(past, unwritten(dir, s.sysdir, past)...)
+	}
 	if replaced {
 		children := make([]int, 0, len(past))
 		for _, record := range past {
@@ -207,6 +210,29 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 	group.Add(func() error { return reap.Run(reaping) }, func(error) {}) // it ends after the last service
 	group.Run()
 	return code
+}
+
+// unwritten makes a record for each service that has none, where the daemon
+// before us could not write all of them: as if it had been about to start that
+// one, so that its process is looked for before another is made.
+func unwritten(dir *rundir.Dir, sysdir string, past []rundir.Record) (more []rundir.Record) {
+	known := make(map[string]bool)
+	for _, record := range past {
+		known[record.Name] = true
+	}
+	names, _ := dir.Names()
+	entries, _ := os.ReadDir(sysdir)
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	for _, name := range names {
+		if known[name] || rundir.CheckName(name) != nil || rundir.Ignored(name) {
+			continue
+		}
+		known[name] = true
+		more = append(more, rundir.Record{Name: name, Phase: rundir.Down, Wanted: "up", Since: rundir.Clock(), From: 1})
+	}
+	return more
 }
 
 // claimSoon claims the run directory. The daemon before us may have been killed

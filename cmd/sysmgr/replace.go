@@ -66,6 +66,8 @@ func (r replacement) do() error {
 	defer r.reaper.Resume()
 	resume, _ := r.supervisor.Pause(restTime)
 	defer resume()
+	// From here on our locks are open to children: there must not be a new one.
+	r.reaper.HoldForks()
 	r.log.flush()
 	word, undo := r.claim.PassOn()
 	defer undo()

@@ -466,13 +466,25 @@ func StampOf(st *unix.Stat_t) Stamp {
 	}
 }
 
-// Stamp returns the stamp of the file under name, zero if there is none.
+// Stamp returns the stamp of the file under name, zero if there is none or
+// nobody can tell.
 func (f *Folder) Stamp(name string) Stamp {
+	stamp, _ := f.Stat(name)
+	return stamp
+}
+
+// Stat is Stamp for whoever has to know which of the two: that there is no
+// file is no error.
+func (f *Folder) Stat(name string) (Stamp, error) {
 	var st unix.Stat_t
-	if unix.Fstatat(f.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-		return Stamp{}
+	switch err := unix.Fstatat(f.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err {
+	case nil:
+		return StampOf(&st), nil
+	case unix.ENOENT:
+		return Stamp{}, nil
+	default:
+		return Stamp{}, f.err("stat", name, err)
 	}
-	return StampOf(&st)
 }
 
 // Grab takes the guard of the folder: an exclusive flock(2) held by whoever

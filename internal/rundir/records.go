@@ -2,7 +2,6 @@ package rundir
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -65,17 +64,23 @@ const recordsFile = "records"
 
 const recordsTitle = "sysmgr-records/1 "
 
+// gaps is behind the title as long as a record is missing: there was no room
+// for it. The title itself has its room, so that this much can be said always.
+const gaps = " incomplete"
+
 // Records is the open file of records. A write is one pwrite(2) of one line
 // and survives the end of the process that made it, however it ends. Its
 // methods may be called from any goroutine.
 type Records struct {
 	title  string
-	frozen bool // the file could only be read; Keep makes it anew
+	frozen bool // the file could only be read; Keep opens it again
+	doubt  bool // those that were left may not be all
 
-	mu   sync.Mutex // guards what follows: many actors write
-	file *os.File
-	free []int
-	end  int // the first slot that was never used
+	mu      sync.Mutex // guards what follows: many actors write
+	file    *os.File
+	free    []int
+	end     int             // the first slot that was never used
+	missing map[string]bool // services whose record could not be written
 }
 
 // Records opens the records and returns those that an earlier daemon left, if
@@ -94,7 +99,7 @@ func (c *Claim) Records() (*Records, []Record, error) {
 	}
 	defer own.Close()
 	title := recordsTitle + era
-	r := &Records{title: title, end: 1}
+	r := &Records{title: title, end: 1, missing: make(map[string]bool)}
 	c.records = r
 	file, err := own.openRecords(unix.O_RDWR)
 	if errors.Is(err, unix.EROFS) {
@@ -127,6 +132,16 @@ func (c *Claim) Records() (*Records, []Record, error) {
 	return r, nil, nil
 }
 
+// Incomplete tells whether the records that were left may lack some: a service
+// that has none may run all the same.
+func (r *Records) Incomplete() bool { return r != nil && r.doubt }
+
+// entitle writes the title again. It is not known to be missing what it says
+// there that it is; that costs the next daemon some time, and no more.
+func (r *Records) entitle(words string) { r.file.WriteAt(titleLine(r.title+words), 0) }
+
+func titleLine(title string) []byte { return pad([]byte(title)) }
+
 // current is the open file.
 func (r *Records) current() *os.File {
 	r.mu.Lock()
@@ -150,15 +165,13 @@ func (r *Records) renew(own *Folder) error {
 	defer r.mu.Unlock()
 	r.file.Close()
 	r.file, r.frozen = file, false
+	clear(r.missing)
 	return nil
 }
 
 // newRecords puts an empty file of records in the place of what is there.
 func (f *Folder) newRecords(title string) (*os.File, error) {
-	line := bytes.Repeat([]byte{' '}, recordSize)
-	copy(line, title)
-	line[recordSize-1] = '\n'
-	tmp, err := f.write(recordsFile, line, 0o600)
+	tmp, err := f.write(recordsFile, titleLine(title), 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -200,9 +213,12 @@ func (r *Records) read(file *os.File) (past []Record, ours bool, err error) {
 		case err != nil:
 			return nil, false, err
 		case n == 0:
-			if ours = strings.TrimRight(string(line[:]), " \n") == r.title; !ours {
+			found := strings.TrimRight(string(line[:]), " \n")
+			if ours = found == r.title || found == r.title+gaps; !ours {
 				return nil, false, nil
 			}
+			// Where nothing can be written, nobody could have said it.
+			r.doubt = found != r.title || r.frozen
 			continue
 		}
 		record, ok := ParseRecord(line[:])
@@ -235,7 +251,17 @@ func (r *Records) Write(slot int, record Record) (int, error) {
 		used = r.end
 	}
 	if _, err := r.file.WriteAt(line, int64(used)*recordSize); err != nil {
+		if len(r.missing) == 0 {
+			r.entitle(gaps)
+		}
+		r.missing[record.Name] = true
 		return slot, err
+	}
+	if r.missing[record.Name] {
+		delete(r.missing, record.Name)
+		if len(r.missing) == 0 && !r.doubt {
+			r.entitle("")
+		}
 	}
 	switch {
 	case slot != 0:

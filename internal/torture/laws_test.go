@@ -54,7 +54,7 @@ const (
 // world is one daemon, its services and its witnesses.
 type world struct {
 	*rig.Rig
-	t     *testing.T
+	t     testing.TB
 	top   string // everything of this world is in here
 	decoy string // a tree that must not change
 	songs string // what the canaries heard
@@ -66,7 +66,8 @@ type world struct {
 	lenient  bool         // an order may come to nothing, if svctl says so
 	tampered sync.Map     // names of services whose files were written to by others
 	shaky    atomic.Bool  // the run directory is being broken: its files prove nothing
-	slow     atomic.Int64 // the longest that the machine kept a watcher waiting, in ns
+	pace     atomic.Pointer[pacer]
+	rest     time.Duration // how long rest may take to come: convergence
 
 	canaries  []*exec.Cmd
 	songbooks []string          // all the files that canaries write to
@@ -92,12 +93,14 @@ type service struct {
 	suspect atomic.Bool // something is wrong with it
 }
 
-func newWorld(t *testing.T, build rig.Build) *world {
+func newWorld(t testing.TB, build rig.Build) *world {
 	t.Helper()
-	w := &world{Rig: rig.New(t, build), t: t, services: make(map[string]*service), stop: make(chan struct{})}
+	w := &world{Rig: rig.New(t, build), t: t, services: make(map[string]*service), rest: convergence, stop: make(chan struct{})}
 	w.top = filepath.Dir(w.Work)
 	w.songs = filepath.Join(w.top, "songs")
 	w.Patience = convergence
+	w.pace.Store(&pace)
+	pace.set(idleWait, func() *exec.Cmd { return waiter(t) })
 	w.plantDecoy()
 	t.Cleanup(w.witnesses)
 	w.canary("canary")
@@ -397,17 +400,11 @@ func (w *world) watchZombies() {
 	}
 	seen := make(map[identity]time.Time)
 	told := make(map[identity]bool)
-	const often = 50 * time.Millisecond
-	last := time.Now()
-	for w.sleep(often) {
+	for w.sleep(100 * time.Millisecond) {
 		now := time.Now()
-		pause := now.Sub(last)
-		last = now
-		w.slow.Store(max(w.slow.Load(), int64(pause-often)))
 		daemon := int(w.daemon.Load())
-		if p, ok := readProcess(daemon); daemon == 0 || !ok || p.state == 'T' || p.state == 't' || p.state == 'Z' || pause > 3*often {
-			// Nobody there to reap, or a machine that does not keep time.
-			clear(seen)
+		if p, ok := readProcess(daemon); daemon == 0 || !ok || p.state == 'T' || p.state == 't' || p.state == 'Z' {
+			clear(seen) // nobody there to reap
 			continue
 		}
 		there := make(map[identity]bool)
@@ -421,9 +418,9 @@ func (w *world) watchZombies() {
 			if seen[id].IsZero() {
 				seen[id] = now
 			}
-			if age := now.Sub(seen[id]); age > zombieAge+w.lag() && !told[id] && int(w.daemon.Load()) == daemon {
+			if age := now.Sub(seen[id]); age > zombieAge && !told[id] && age > zombieAge+w.lag(seen[id]) && int(w.daemon.Load()) == daemon {
 				told[id] = true
-				broken(w.t, 8, "process %d is a zombie for %s", pid, age)
+				broken(w.t, 8, "process %d is a zombie for %s, a program that does nothing took %s", pid, age, w.lag(seen[id])/patience)
 			}
 		}
 		for id := range seen {
@@ -448,7 +445,7 @@ func (w *world) sleep(d time.Duration) bool {
 
 func (w *world) watchPidFiles() {
 	told := make(map[string]bool)
-	for w.sleep(2 * time.Millisecond) {
+	for w.sleep(4 * time.Millisecond) {
 		for _, s := range w.all() {
 			for _, file := range []string{rundir.Pid, rundir.Syspid} {
 				if _, tampered := w.tampered.Load(s.name); tampered || w.shaky.Load() {

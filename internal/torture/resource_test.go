@@ -60,7 +60,7 @@ func TestFewDescriptorsAreRefusedOrEnough(t *testing.T) {
 			w.LaunchUnder([]string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d || exit 99; exec "$@"`, limit), "sh"}, nil)
 			w.daemon.Store(int64(w.Daemon.Pid))
 			for begin := time.Now(); w.lives() && !w.claimed(); time.Sleep(5 * time.Millisecond) {
-				if time.Since(begin) > convergence {
+				if time.Since(begin) > w.rest {
 					t.Fatal("it neither works nor ends")
 				}
 			}
@@ -136,21 +136,7 @@ func TestDescriptorsThatRunOutAreWaitedFor(t *testing.T) {
 		w.begin()
 		w.converge(4)
 		w.limited(unix.RLIMIT_NOFILE, 3)
-		begin := time.Now()
-		w.daemon.Store(0)
-		w.Daemon.Signal(unix.SIGTERM)
-		select {
-		case <-w.Ended():
-		case <-time.After(w.Patience):
-			broken(t, 12, "daemon still there %s after TERM", time.Since(begin))
-			return
-		}
-		if took := time.Since(begin); took > answerTime && took > w.bound() {
-			broken(t, 12, "the daemon ended %s after TERM", took)
-		}
-		if left := w.Processes(""); len(left) > 0 {
-			broken(t, 2, "processes after the daemon's end: got %v, want none", left)
-		}
+		w.endHard(answerTime)
 	})
 }
 
@@ -195,7 +181,7 @@ func TestProcessesThatRunOutAreWaitedFor(t *testing.T) {
 		var askers sync.WaitGroup
 		for range 4 {
 			askers.Go(func() {
-				for range choose(10, 20, 100) {
+				for range choose(3, 10, 100) {
 					w.ask("-q", "-w", "0.2", "status")
 					w.Svctl("-q", "-w", "0.05", "restart", "two", "three")
 				}
@@ -214,13 +200,7 @@ func TestProcessesThatRunOutAreWaitedFor(t *testing.T) {
 		limit(fmt.Sprint(usual.Cur))
 		w.converge(15)
 		w.sound()
-		w.daemon.Store(0)
-		w.Daemon.Signal(unix.SIGTERM)
-		select {
-		case <-w.Ended():
-		case <-time.After(w.Patience):
-			broken(t, 12, "daemon still there after TERM")
-		}
+		w.endHard(w.Patience)
 	})
 }
 
@@ -259,21 +239,7 @@ func TestLogThatCannotBeWrittenHoldsUpNothing(t *testing.T) {
 				w.served()
 				w.converge(4)
 			}
-			w.daemon.Store(0)
-			begin := time.Now()
-			w.Daemon.Signal(unix.SIGTERM)
-			select {
-			case <-w.Ended():
-			case <-time.After(w.Patience):
-				broken(t, 12, "daemon still there %s after TERM", time.Since(begin))
-				return
-			}
-			if took := time.Since(begin); took > 3*answerTime && took > w.bound() {
-				broken(t, 12, "the daemon ended %s after TERM", took)
-			}
-			if left := w.Processes(""); len(left) > 0 {
-				broken(t, 2, "processes after the daemon's end: got %v, want none", left)
-			}
+			w.endHard(3 * answerTime)
 		})
 	}
 }
@@ -305,43 +271,40 @@ func TestDaemonThatWasStoppedCatchesUp(t *testing.T) {
 	})
 }
 
+// removeEach removes the files of a name in all folders of services.
+func removeEach(top, name string) (errs error) {
+	files, _ := filepath.Glob(filepath.Join(top, "*", name))
+	for _, f := range files {
+		errs = errors.Join(errs, os.Remove(f))
+	}
+	return errs
+}
+
 // The run directory is removed while the daemon runs: all of it, or parts.
 func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
-	tortureOnly(t)
 	t.Parallel()
-	for what, remove := range map[string]func(w *world) error{
-		"all of it": func(w *world) error {
+	for _, part := range some([]struct {
+		what   string
+		remove func(w *world) error
+	}{
+		{"all of it", func(w *world) error {
 			os.RemoveAll(w.Rundir) // which may be made anew while it is removed
 			return nil
-		},
-		"moved away":     func(w *world) error { return os.Rename(w.Rundir, w.Rundir+".old") },
-		"its own folder": func(w *world) error { return os.RemoveAll(filepath.Join(w.Rundir, ".sysmgr")) },
-		"the pid file":   func(w *world) error { return os.Remove(filepath.Join(w.Rundir, "pid")) },
-		"all folders": func(w *world) error {
+		}},
+		{"moved away", func(w *world) error { return os.Rename(w.Rundir, w.Rundir+".old") }},
+		{"its own folder", func(w *world) error { return os.RemoveAll(filepath.Join(w.Rundir, ".sysmgr")) }},
+		{"the pid file", func(w *world) error { return os.Remove(filepath.Join(w.Rundir, "pid")) }},
+		{"all folders", func(w *world) error {
 			folders, _ := filepath.Glob(filepath.Join(w.Rundir, "[a-z]*/.")) // without the pid file
 			for _, f := range folders {
 				os.RemoveAll(filepath.Clean(f)) // which may be made anew while it is removed
 			}
 			return nil
-		},
-		"all status files": func(w *world) error {
-			files, _ := filepath.Glob(filepath.Join(w.Rundir, "*", "status"))
-			var errs error
-			for _, f := range files {
-				errs = errors.Join(errs, os.Remove(f))
-			}
-			return errs
-		},
-		"all pid files": func(w *world) error {
-			files, _ := filepath.Glob(filepath.Join(w.Rundir, "*", "*pid"))
-			var errs error
-			for _, f := range files {
-				errs = errors.Join(errs, os.Remove(f))
-			}
-			return errs
-		},
-	} {
-		try(t, "parts of RUNDIR removed", what, func(t *testing.T) {
+		}},
+		{"all status files", func(w *world) error { return removeEach(w.Rundir, "status") }},
+		{"all pid files", func(w *world) error { return removeEach(w.Rundir, "*pid") }},
+	}, 2) {
+		try(t, "parts of RUNDIR removed", part.what, func(t *testing.T) {
 			t.Parallel()
 			w := small(t)
 			held := w.known("three")
@@ -352,7 +315,7 @@ func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
 			w.died() // as if: nothing may be restarted
 			w.daemon.Store(int64(w.Daemon.Pid))
 			w.shaky.Store(true)
-			if err := remove(w); err != nil {
+			if err := part.remove(w); err != nil {
 				t.Fatal(err)
 			}
 			held.mu.Lock()
@@ -362,7 +325,7 @@ func TestRunDirectoryThatIsRemovedIsMadeAnew(t *testing.T) {
 			w.shaky.Store(false)
 			published := func() bool { return w.claimed() && len(w.problems()) == 0 }
 			for begin := time.Now(); !published(); time.Sleep(20 * time.Millisecond) {
-				if time.Since(begin) > convergence {
+				if time.Since(begin) > w.rest {
 					list := w.problems()
 					w.suspectAll(list)
 					broken(t, 15, "claimed: %v, %s", w.claimed(), strings.Join(list, "; "))

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -49,17 +50,25 @@ func choose[T any](little, short, long T) T {
 	return little
 }
 
-// tortureOnly skips what draws its faults at random, but in make torture.
-func tortureOnly(t *testing.T) {
-	t.Helper()
-	if amount == "" {
-		t.Skip("faults at random: make torture brings them")
+// some of a list: all of it in make torture, and few that are drawn without.
+func some[T any](list []T, few int) []T {
+	if amount != "" {
+		return list
 	}
+	var drawn []T
+	for _, i := range rand.New(rand.NewPCG(seed, uint64(len(list)))).Perm(len(list))[:min(few, len(list))] {
+		drawn = append(drawn, list[i])
+	}
+	return drawn
 }
 
 func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "6") // most of these wait most of the time
-	rig.Main(m, tally.print)
+	rig.Main(m, tally.print, func() {
+		for _, do := range afterwards {
+			do()
+		}
+	})
 }
 
 // sums counts tries and violations by fault.
@@ -134,7 +143,7 @@ func try(t *testing.T, fault, what string, do func(t *testing.T)) {
 var faults sync.Map
 
 // broken says that a law was broken in a try.
-func broken(t *testing.T, law int, format string, args ...any) {
+func broken(t testing.TB, law int, format string, args ...any) {
 	t.Helper()
 	t.Errorf("law %d (%s): %s", law, laws[law], fmt.Sprintf(format, args...))
 	fault, ok := faults.Load(t)

@@ -9,7 +9,8 @@
 //
 //	tracer [-calls NAME,...] [-under DIR,...] [-report FILE] [-armed]
 //	       [-kill N] [-after] [-child] [-hold]
-//	       [-fail ERRNO] [-from N] [-to N] [-every N] PROGRAM [ARGUMENT...]
+//	       [-fail ERRNO] [-from N] [-to N] [-every N] [-clock SECOND]
+//	       PROGRAM [ARGUMENT...]
 //
 // Calls of the names in -calls are counted ("mutating" stands for all that
 // change anything, "create" for an openat that may), and of those that are
@@ -19,7 +20,9 @@
 // before their execve are counted instead, in three steps each: born, about
 // to execute, executed; and with -hold the child stays where it is, at its
 // execve, until the tracer gets USR1. -fail gives the calls from -from to -to,
-// or every -every of them, the error instead of what they would do.
+// or every -every of them, the error instead of what they would do. -clock sets
+// the clock of the program (CLOCK_REALTIME) to so many seconds since 1970; that
+// one goes on from there, and the time stamps of files are the kernel's as ever.
 //
 // It meddles from USR2 on, with -armed from the beginning, and until USR1. The
 // report has a line with the process of the program, then one for what was
@@ -60,6 +63,9 @@ type tracer struct {
 	fail            unix.Errno
 	from, to, every int
 
+	clock int64         // what time it is to be, in seconds; -1: what it is
+	skew  time.Duration // what the program's clock is off by, once there is a reason
+
 	armed  atomic.Bool
 	lifted atomic.Bool
 
@@ -99,6 +105,7 @@ func main() {
 	flag.IntVar(&t.from, "from", 1, "")
 	flag.IntVar(&t.to, "to", 1<<62, "")
 	flag.IntVar(&t.every, "every", 1, "")
+	flag.Int64Var(&t.clock, "clock", -1, "")
 	flag.Parse()
 	for _, name := range strings.Split(*names, ",") {
 		if name == "mutating" {
@@ -176,6 +183,11 @@ func (t *tracer) start(args []string) error {
 		return err
 	}
 	t.known[t.pid] = true
+	if t.clock >= 0 {
+		if err := hideClock(t.pid); err != nil {
+			return err
+		}
+	}
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_EXITKILL | unix.PTRACE_O_TRACEEXEC |
 		unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK
 	if err := syscall.PtraceSetOptions(t.pid, options); err != nil {
@@ -253,6 +265,11 @@ func (t *tracer) stopped(tid int, status syscall.WaitStatus) {
 			return
 		}
 		clear(t.inside) // the other threads are gone
+		if t.clock >= 0 {
+			if err := hideClock(tid); err != nil {
+				t.say("no clock: %v", err)
+			}
+		}
 	case sig == unix.SIGTRAP:
 		// Another event: nothing to be done.
 	default:
@@ -322,6 +339,10 @@ func (t *tracer) syscall(tid int) (held bool) {
 		}
 		return false
 	}
+	if i.number == unix.SYS_CLOCK_GETTIME && i.args[0] == unix.CLOCK_REALTIME && t.clock >= 0 {
+		t.inside[tid] = &within{call: call{name: "clock", args: i.args}}
+		return false
+	}
 	c, ok := read(t.pid, tid, i.number, i.args)
 	if ok {
 		t.inside[tid] = t.begin(tid, c)
@@ -378,6 +399,9 @@ func (t *tracer) begin(tid int, c call) *within {
 }
 
 func (t *tracer) end(tid int, w *within, result int64) {
+	if w.name == "clock" && t.active() {
+		t.setClock(tid, w.args[1])
+	}
 	if w.failed {
 		var regs syscall.PtraceRegs
 		if syscall.PtraceGetRegs(tid, &regs) == nil {
