@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"slices"
 	"time"
 
 	"sysmgr/internal/rundir"
@@ -15,6 +16,7 @@ func (s *Service) remember() error {
 	r := s.state.record(time.Now(), rundir.Clock())
 	r.Name, r.From, r.To = s.name, s.from, s.to
 	r.HoldIno, r.HoldCtime = s.acted.Ino, s.acted.Ctime
+	r.Asked = s.asked
 	var err error
 	s.slot, err = s.config.Records.Write(s.slot, r)
 	return err
@@ -108,6 +110,9 @@ func (s *Service) resume(past rundir.Record) {
 		// Whoever waits for one of these still does.
 		if status, err := f.ReadStatus(); err == nil {
 			s.requests, s.refused = status.Requests, status.Refused
+		}
+		if past.Asked != "" && !slices.Contains(s.requests, past.Asked) {
+			s.answers(past.Asked)
 		}
 		if state.Pid == 0 {
 			f.Remove(rundir.Pid, rundir.Syspid)

@@ -187,6 +187,7 @@ type Service struct {
 	shown     State    // what the status file says
 	requests  []string // ids of the orders taken, the newest first
 	refused   string
+	asked     string       // the last of requests, if no status repeats it yet
 	unwritten bool         // the last try to publish failed
 	acted     rundir.Stamp // the lock file that was last acted upon; see version
 	retired   bool
@@ -363,8 +364,7 @@ func (s *Service) holdAgain() error {
 // changes: the client waits to see its id.
 func (s *Service) order(o Order) {
 	if o.ID != "" {
-		keep := min(len(s.requests), rundir.KeptRequests-1)
-		s.requests = append([]string{o.ID}, s.requests[:keep]...)
+		s.answers(o.ID)
 	}
 	if o.Refused == "" && o.Event.Kind == Signal && s.state.Pid == 0 {
 		o.Refused = "it is not running"
@@ -396,6 +396,14 @@ func (s *Service) order(o Order) {
 		s.acted = lock
 	}
 	s.handle(o.Event, true)
+}
+
+// answers adds to the requests that the status repeats, once it is written. A
+// start comes first, which takes its time: the record keeps the id for it.
+func (s *Service) answers(id string) {
+	keep := min(len(s.requests), rundir.KeptRequests-1)
+	s.requests = append([]string{id}, s.requests[:keep]...)
+	s.asked = id
 }
 
 // version is what tells one lock file from the next, as far as a record has
@@ -698,6 +706,6 @@ func (s *Service) write() error {
 	if err := f.Replace(rundir.State, status.Encode()); err != nil {
 		return err
 	}
-	s.shown = s.state
+	s.shown, s.asked = s.state, ""
 	return nil
 }
