@@ -382,7 +382,7 @@ func (c *chaos) spawn() {
 		c.pid.Store(int64(pid))
 		c.daemon.Store(int64(pid))
 		for c.lives() {
-			if c.claimed() {
+			if c.begun() {
 				c.did("daemon %d", pid)
 				return
 			}
