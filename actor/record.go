@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"slices"
 	"time"
 
 	"sysmgr/internal/rundir"
@@ -15,6 +16,9 @@ func (s *Service) remember() error {
 	r := s.state.record(time.Now(), rundir.Clock())
 	r.Name, r.From, r.To = s.name, s.from, s.to
 	r.HoldIno, r.HoldCtime = s.acted.ino, s.acted.ctime
+	if s.answers != nil {
+		r.Asked = s.answers.unseen
+	}
 	var err error
 	s.slot, err = s.config.Records.Write(s.slot, r)
 	return err
@@ -109,7 +113,10 @@ func (s *Service) resume(past rundir.Record) {
 		unread = err != nil
 		// Whoever waits for one of these still does.
 		if status, err := f.ReadStatus(); err == nil {
-			s.answers = &answers{status.Requests, status.Refused}
+			s.answers = &answers{requests: status.Requests, refused: status.Refused}
+		}
+		if past.Asked != "" && (s.answers == nil || !slices.Contains(s.answers.requests, past.Asked)) {
+			s.answer(past.Asked)
 		}
 		if state.Pid == 0 {
 			f.Remove(rundir.Pid, rundir.Syspid)

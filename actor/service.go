@@ -206,6 +206,7 @@ type Service struct {
 // answers is what clients want to read of their orders.
 type answers struct {
 	requests []string // ids of those taken, the newest first
+	unseen   string   // the last of them, if no status repeats it yet
 	refused  string   // the last one that was, and why
 }
 
@@ -474,12 +475,8 @@ func (s *Service) holdAgain() error {
 // order takes an order and answers it in the status file, even when nothing
 // changes: the client waits to see its id.
 func (s *Service) order(o Order) {
-	if s.answers == nil && (o.ID != "" || o.Refused != "" || o.Event.Kind == Signal) {
-		s.answers = new(answers)
-	}
-	if a := s.answers; o.ID != "" {
-		keep := min(len(a.requests), rundir.KeptRequests-1)
-		a.requests = append([]string{o.ID}, a.requests[:keep]...)
+	if o.ID != "" {
+		s.answer(o.ID)
 	}
 	if o.Refused == "" && o.Event.Kind == Signal && s.state.Pid == 0 {
 		o.Refused = "it is not running"
@@ -488,6 +485,9 @@ func (s *Service) order(o Order) {
 		id := o.ID
 		if id == "" {
 			id = "-"
+		}
+		if s.answers == nil {
+			s.answers = new(answers)
 		}
 		s.answers.refused = id + " " + o.Refused
 		s.publish()
@@ -514,6 +514,18 @@ func (s *Service) order(o Order) {
 		s.acted = lock
 	}
 	s.handle(o.Event, true)
+}
+
+// answer adds to the requests that the status repeats, once it is written. A
+// start comes first, which takes its time: the record keeps the id for it.
+func (s *Service) answer(id string) {
+	if s.answers == nil {
+		s.answers = new(answers)
+	}
+	a := s.answers
+	keep := min(len(a.requests), rundir.KeptRequests-1)
+	a.requests = append([]string{id}, a.requests[:keep]...)
+	a.unseen = id
 }
 
 // version is what tells one state of a file from the next, as far as there is
@@ -875,5 +887,8 @@ func (s *Service) write() error {
 		return err
 	}
 	s.shown = s.state.face()
+	if s.answers != nil {
+		s.answers.unseen = ""
+	}
 	return nil
 }

@@ -228,7 +228,11 @@ func newBench(t *testing.T) *bench {
 
 // run starts the actor of a service; at the end of the test it is shut down.
 func (b *bench) run(name string) *Service {
-	s := NewService(b.config, name, "")
+	return b.live(NewService(b.config, name, ""))
+}
+
+// live runs an actor until the end of the test.
+func (b *bench) live(s *Service) *Service {
 	done := make(chan struct{})
 	go func() {
 		s.Run(WantUp)
@@ -590,6 +594,28 @@ func TestOnceIsNotRestarted(t *testing.T) {
 		b.expect("job", "down")
 		if n := len(b.kernel.started()); n != 2 {
 			t.Errorf("got %d starts, want 2", n)
+		}
+	})
+}
+
+// A request is taken before the start that it asks for, and answered after it:
+// a daemon that is replaced in between leaves the answer to the next one.
+func TestRequestIsAnsweredByTheDaemonThatEndsItsStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		first := NewService(b.config, "web", "")
+		first.answer("a1")
+		if first.asked != "a1" {
+			t.Errorf("got %q to be answered, want a1", first.asked)
+		}
+		next := b.live(Resume(b.config, rundir.Record{
+			Name: "web", Phase: rundir.Down, Wanted: "up", Since: 1, From: 1, Asked: "a1",
+		}, ""))
+		if status := b.expect("web", "up"); !status.Acted("a1") {
+			t.Errorf("got requests %v, want a1 among them", status.Requests)
+		}
+		if next.asked != "" {
+			t.Errorf("it is still to be answered: %q", next.asked)
 		}
 	})
 }

@@ -115,8 +115,17 @@ func start(t *testing.T, names ...string) *world {
 	for _, name := range names {
 		w.control.Attend(name)
 		w.expect("released " + name)
+		w.publish(name)
 	}
 	return w
+}
+
+// publish writes a status, as the actor of the service would.
+func (w *world) publish(name string) {
+	if f, err := w.dir.Folder(name); err == nil {
+		f.WriteNew(rundir.State, []byte("phase down\n"))
+		f.Close()
+	}
 }
 
 func (w *world) deliver(m Message) {
@@ -189,7 +198,9 @@ func (w *world) expect(want ...string) (last Message) {
 				w.t.Fatalf("got %q, want %q", text(m), wanted)
 			}
 			if ok {
-				last = m
+				if last = m; m.Lost {
+					w.publish(m.Service)
+				}
 				break
 			}
 			select {

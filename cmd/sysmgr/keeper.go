@@ -67,10 +67,18 @@ func (k *keeper) tidy(rest bool) {
 	if rest {
 		enough = k.garbage + k.garbage/16 + 128<<10
 	}
-	if occupied() < enough || !k.collect(rest) {
+	if occupied() < enough && !(rest && spare() > 2<<20) || !k.collect(rest) {
 		return
 	}
 	k.garbage = occupied()
+}
+
+// spare is how many bytes are free and not given back to the kernel: what a
+// collection in a busy time has left.
+func spare() uint64 {
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
 
 // occupied is how many bytes the heap and the stacks of goroutines take up. A

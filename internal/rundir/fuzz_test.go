@@ -114,7 +114,7 @@ func FuzzCheckName(f *testing.F) {
 // what a daemon has written is read as it was.
 func FuzzParseRecord(f *testing.F) {
 	f.Add(Record{Name: "web", Phase: Up, Wanted: "up", Pid: 412, Group: 412, From: 1, To: 2, Since: 3, Starts: 1}.encode(nil))
-	f.Add(Record{Name: "a b=c", Phase: Backoff, Wanted: "once", Due: 9, Cause: "x \" / y\n", LastExit: "exit 1"}.encode(nil))
+	f.Add(Record{Name: "a b=c", Phase: Backoff, Wanted: "once", Due: 9, Cause: "x \" / y\n", LastExit: "exit 1", Asked: "a1"}.encode(nil))
 	for _, seed := range []string{"", "\n", "web/ phase=up wanted=up pid=1 \n", "web/ phase=up wanted=up pid=-7 group=0 \n",
 		"web/ phase=up wanted=up pid=99999999999 \n", "../x/ phase=up wanted=up \n", "web/ phase=up wanted=up cause=\"\\x", "\x00"} {
 		f.Add([]byte(seed))
@@ -129,7 +129,7 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		again, ok := ParseRecord(r.encode(nil))
 		again.slot = r.slot
-		if len(r.Cause) < 50 && len(r.LastExit) < 10 && (!ok || again != r) {
+		if len(r.Cause) < 50 && len(r.LastExit) < 10 && len(r.Asked) < 10 && (!ok || again != r) {
 			t.Errorf("%q: got %+v, %v\nwant %+v", line, again, ok, r)
 		}
 	})

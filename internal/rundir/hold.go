@@ -34,8 +34,8 @@ func (h Hold) Line() []byte {
 
 // ReadHold reads the lock file, and tells which version of it that was.
 // Something under that name that cannot be read as a file is a lock too:
-// HoldDown. An error says that nobody can tell: for want of a descriptor, of
-// memory, of a disk that answers.
+// HoldDown. An error says that nobody can tell whether there is one: for want of
+// a descriptor, of memory, of a disk that answers, of a permission.
 func (f *Folder) ReadHold() (Hold, Stamp, error) {
 	data, stamp, err := f.read(Lock)
 	switch {
@@ -46,7 +46,9 @@ func (f *Folder) ReadHold() (Hold, Stamp, error) {
 		return NoHold, Stamp{}, err
 	default:
 		if stamp == (Stamp{}) {
-			stamp = f.Stamp(Lock)
+			if stamp = f.Stamp(Lock); stamp == (Stamp{}) {
+				return NoHold, stamp, err
+			}
 		}
 		return HoldDown, stamp, nil
 	}

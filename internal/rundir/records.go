@@ -41,6 +41,7 @@ type Record struct {
 	Restarts  int
 	LastExit  string
 	Cause     string
+	Asked     string // the request that was taken last, if no status repeats it yet
 
 	// The lock file that was last acted upon: its number and its change time.
 	HoldIno   uint64
@@ -331,6 +332,7 @@ func (r Record) encode(line []byte) []byte {
 			}
 		}
 	}
+	quoted("asked", r.Asked, 70)
 	quoted("exit", r.LastExit, 60)
 	quoted("cause", r.Cause, max(2, recordSize-1-len(line)-len(" cause=")))
 	return pad(line)
@@ -448,6 +450,8 @@ func (r *Record) set(key, value string) bool {
 		r.LastExit = value
 	case "cause":
 		r.Cause = value
+	case "asked":
+		r.Asked = value
 	}
 	return err == nil
 }

@@ -231,6 +231,27 @@ func TestRequestOutlivesACallThatFails(t *testing.T) {
 	}
 }
 
+// Nobody can tell whether there is a lock: then nothing is held that was not,
+// not even when its process ends just then.
+func TestLockThatNobodyCanLookForHoldsNothing(t *testing.T) {
+	t.Parallel()
+	for _, errno := range []string{"EACCES", "EIO", "EMFILE"} {
+		try(t, "lock that cannot be looked for", errno, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, rig.Plain)
+			web := w.add("web", "ready")
+			c := w.beginTraced("-calls", "openat,fstatat", "-under", filepath.Join(w.Rundir, "web", rundir.Lock), "-fail", errno)
+			w.await(web, "start")
+			c.meddle(true)
+			web.touched = true
+			w.untilStarted("web", w.Kill(w.leaderOf("web")))
+			c.meddle(false)
+			w.converge(15)
+			w.endTraced(c, w.Patience)
+		})
+	}
+}
+
 // TERM is heeded while calls fail.
 func TestTermIsHeededWhileCallsFail(t *testing.T) {
 	t.Parallel()
@@ -264,6 +285,10 @@ func TestDaemonStartsOrRefusesWhileCallsFail(t *testing.T) {
 				w.add(s, "ready child")
 			}
 			c := w.beginTraced("-armed", "-calls", f.calls, "-fail", f.errno, "-every", strconv.Itoa(f.every))
+			// It may refuse late, on a busy machine.
+			for begin := time.Now(); w.lives() && !w.claimed() && time.Since(begin) < w.rest; {
+				time.Sleep(5 * time.Millisecond)
+			}
 			select {
 			case <-w.Ended():
 				if code := w.State().ExitCode(); code != 1 {

@@ -32,12 +32,7 @@ func (w *world) begin(args ...string) {
 		}
 	}()
 	w.Start(args...)
-	// A lock on the pid file may be that of anybody.
-	own := string(rundir.PidLine(w.Daemon.Pid))
-	w.Until("its number", func() bool {
-		text, _ := os.ReadFile(filepath.Join(w.Rundir, rundir.Pid))
-		return string(text) == own
-	}, w.Rundir)
+	w.Until("its number", w.begun, w.Rundir)
 	w.daemon.Store(int64(w.Daemon.Pid))
 }
 
@@ -130,6 +125,14 @@ func (w *world) claimed() bool {
 	}
 	witness.Close()
 	return true
+}
+
+// begun tells whether the daemon has begun. A lock on the pid file, which is what
+// claimed looks at, may be that of anybody: of a child, too, that the daemon
+// before was just starting.
+func (w *world) begun() bool {
+	text, _ := os.ReadFile(filepath.Join(w.Rundir, rundir.Pid))
+	return string(text) == string(rundir.PidLine(w.Daemon.Pid)) && w.claimed()
 }
 
 // lives tells whether there is a daemon that has not ended.

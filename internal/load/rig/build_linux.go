@@ -23,7 +23,7 @@ const (
 var built struct {
 	sync.Mutex // guards what follows, between parallel tests
 	dir        string
-	done       map[Build]error
+	done       map[Build]func() error
 }
 
 // Program is the path of one of the four programs, or of the victim and the tracer, which
@@ -31,35 +31,41 @@ var built struct {
 // asked for.
 func Program(t testing.TB, b Build, name string) string {
 	t.Helper()
-	built.Lock()
-	defer built.Unlock()
-	err, done := built.done[b]
-	if !done {
-		err = build(b)
-		if built.done == nil {
-			built.done = make(map[Build]error)
-		}
-		built.done[b] = err
+	dir, done, err := place(b)
+	if err == nil {
+		err = done()
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join(built.dir, string(b), name)
+	return filepath.Join(dir, string(b), name)
 }
 
-func build(b Build) error {
+// place is where the programs go, and what builds them unless it has been done.
+// Whoever needs one build does not wait for the other.
+func place(b Build) (dir string, done func() error, err error) {
+	built.Lock()
+	defer built.Unlock()
 	if built.dir == "" {
 		dir, err := os.MkdirTemp("", "sysmgr-rig-")
 		if err != nil {
-			return err
+			return "", nil, err
 		}
 		// Services are run from here: everybody may read, nobody else write.
 		if err := os.Chmod(dir, 0o755); err != nil {
-			return err
+			return "", nil, err
 		}
-		built.dir = dir
+		built.dir, built.done = dir, make(map[Build]func() error)
 	}
-	out := filepath.Join(built.dir, string(b)) + "/"
+	dir = built.dir
+	if built.done[b] == nil {
+		built.done[b] = sync.OnceValue(func() error { return build(dir, b) })
+	}
+	return dir, built.done[b], nil
+}
+
+func build(dir string, b Build) error {
+	out := filepath.Join(dir, string(b)) + "/"
 	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", out, "sysmgr/cmd/sysmgr", "sysmgr/cmd/svctl", "sysmgr/cmd/sysmgr-depends", "sysmgr/cmd/runsyssv"}
 	cgo := "CGO_ENABLED=0"
 	if b == Race {
