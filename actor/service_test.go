@@ -605,8 +605,8 @@ func TestRequestIsAnsweredByTheDaemonThatEndsItsStart(t *testing.T) {
 		b := newBench(t)
 		first := NewService(b.config, "web", "")
 		first.answer("a1")
-		if first.asked != "a1" {
-			t.Errorf("got %q to be answered, want a1", first.asked)
+		if first.answers.unseen != "a1" {
+			t.Errorf("got %q to be answered, want a1", first.answers.unseen)
 		}
 		next := b.live(Resume(b.config, rundir.Record{
 			Name: "web", Phase: rundir.Down, Wanted: "up", Since: 1, From: 1, Asked: "a1",
@@ -614,8 +614,8 @@ func TestRequestIsAnsweredByTheDaemonThatEndsItsStart(t *testing.T) {
 		if status := b.expect("web", "up"); !status.Acted("a1") {
 			t.Errorf("got requests %v, want a1 among them", status.Requests)
 		}
-		if next.asked != "" {
-			t.Errorf("it is still to be answered: %q", next.asked)
+		if next.answers.unseen != "" {
+			t.Errorf("it is still to be answered: %q", next.answers.unseen)
 		}
 	})
 }
