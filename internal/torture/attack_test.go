@@ -341,6 +341,7 @@ func TestDelegatedMemberCannotReachBeyondItsService(t *testing.T) {
 		}
 		leader := w.leaderOf("other")
 		w.tampered.Store("web", true)
+		web.touched = true // its last request may be one to kill it
 		canary := w.canaries[0].Process.Pid
 		forge := fmt.Sprintf(`cd "$RUNDIR/web" || exit 1
 			i=0
