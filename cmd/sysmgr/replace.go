@@ -68,6 +68,9 @@ func (r replacement) do() error {
 	defer resume()
 	// From here on our locks are open to children: there must not be a new one.
 	r.reaper.HoldForks()
+	if !r.claim.Intact() {
+		return errors.New("the run directory is lost, and with it what the next program has to know; USR2 works again when it is made anew")
+	}
 	r.log.flush()
 	word, undo := r.claim.PassOn()
 	defer undo()

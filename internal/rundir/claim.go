@@ -169,6 +169,22 @@ func (c *Claim) Keep() (lost bool, err error) {
 	return lost, nil
 }
 
+// Intact tells whether the next program would find here what it has to know:
+// the run directory is the one that it was, with the locks and the records.
+func (c *Claim) Intact() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if another, err := c.dir.replaced(); err != nil || another {
+		return false
+	}
+	own, err := c.dir.open(Private)
+	if err != nil {
+		return false
+	}
+	defer own.Close()
+	return own.has("lock", c.lock) && (era() == "" || c.records != nil && own.has(recordsFile, c.records.current()))
+}
+
 // has tells whether an open file is the one of this name.
 func (f *Folder) has(name string, file *os.File) bool {
 	var held, named unix.Stat_t
@@ -211,7 +227,8 @@ func (d *Dir) lockIn(own *Folder) (*os.File, error) {
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
 		return nil, fmt.Errorf("%s: %w: it has to be ours alone (user %d, mode 0700); remove it", own.path, ErrUntrusted, os.Geteuid())
 	}
-	if !own.Has("lock") && d.lives() {
+	d.left = own.Has("lock")
+	if !d.left && d.lives() {
 		return nil, ErrRunning
 	}
 	fd, err := own.seize("lock", ErrRunning)
@@ -283,6 +300,7 @@ func (d *Dir) Inherit(word string) (*Claim, error) {
 	if !own.locked("lock", lock) || pid > 2 && !top.locked(Pid, pid) {
 		return nil, ErrNotRunning
 	}
+	d.left = true
 	c := &Claim{dir: d, lock: os.NewFile(uintptr(lock), "lock")}
 	if pid > 2 { // else there is none: it could not be made
 		c.pid = os.NewFile(uintptr(pid), Pid)

@@ -58,6 +58,7 @@ type Dir struct {
 	file  *os.File
 	path  string
 	umask atomic.Int32 // what the program's umask does to public files
+	left  bool         // the lock of another daemon was there when ours was taken
 }
 
 // Create opens the run directory at path, making it and its parents first

@@ -74,7 +74,7 @@ const gaps = " incomplete"
 // methods may be called from any goroutine.
 type Records struct {
 	title  string
-	frozen bool // the file could only be read; Keep opens it again
+	frozen bool // the file could only be read, or not be made; Keep tries again
 	doubt  bool // those that were left may not be all
 
 	mu      sync.Mutex // guards what follows: many actors write
@@ -86,7 +86,8 @@ type Records struct {
 
 // Records opens the records and returns those that an earlier daemon left, if
 // they are of this boot. They are kept as long as nobody overwrites or drops
-// them: this daemon may be killed too. Where the platform cannot tell one
+// them: this daemon may be killed too. With an error that says that there is no
+// room for them, they are kept as soon as there is: see Keep. Where the platform cannot tell one
 // process from the next with its number there are none, and none are kept: the
 // Records is nil, which does nothing.
 func (c *Claim) Records() (*Records, []Record, error) {
@@ -110,7 +111,10 @@ func (c *Claim) Records() (*Records, []Record, error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrIrregular), errors.Is(err, unix.ELOOP):
-		// None, or something in its place that no daemon has put there.
+		// None, or something in its place that no daemon has put there. If
+		// there was a daemon, it could not make them, or somebody has removed
+		// them: its services may run all the same.
+		r.doubt = c.dir.left
 	case err != nil:
 		c.records = nil
 		return nil, nil, err
@@ -126,7 +130,11 @@ func (c *Claim) Records() (*Records, []Record, error) {
 			return nil, nil, err
 		}
 	}
-	if r.file, err = own.newRecords(title); err != nil {
+	if r.file, err = own.newRecords(title); unwritable(err) {
+		r.frozen = true
+		return r, nil, err
+	}
+	if err != nil {
 		c.records = nil
 		return nil, nil, err
 	}
@@ -155,7 +163,7 @@ func (r *Records) current() *os.File {
 // opened again instead.
 func (r *Records) renew(own *Folder) error {
 	again := own.newRecords
-	if r.frozen && own.has(recordsFile, r.current()) {
+	if r.frozen && r.current() != nil && own.has(recordsFile, r.current()) {
 		again = func(string) (*os.File, error) { return own.openRecords(unix.O_RDWR) }
 	}
 	file, err := again(r.title)
@@ -164,7 +172,7 @@ func (r *Records) renew(own *Folder) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.file.Close()
+	r.file.Close() // which may be none
 	r.file, r.frozen = file, false
 	clear(r.missing)
 	return nil

@@ -270,7 +270,7 @@ func TestReadOnlyRunDirectoryIsTakenOver(t *testing.T) {
 func TestServicesWithoutRecordAreFound(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	for _, end := range []string{"killed", "replaced"} {
+	for _, end := range []string{"killed", "killed and robbed", "replaced"} {
 		try(t, end+" with a full RUNDIR", "services without records", func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, rig.Plain)
@@ -292,9 +292,12 @@ func TestServicesWithoutRecordAreFound(t *testing.T) {
 				w.add(name, "child")
 				w.untilStarted(name, 0)
 			}
-			if end == "killed" {
+			if end != "replaced" {
 				w.crash()
 				w.must(os.Remove(fill))
+				if end == "killed and robbed" {
+					w.must(os.Remove(filepath.Join(w.Rundir, rundir.Private, "records")))
+				}
 				w.begin()
 			} else {
 				w.died() // as if: nothing may be restarted
