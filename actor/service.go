@@ -192,7 +192,7 @@ type Service struct {
 	unfit    string        // nor for this reason, which the scanner has given; see found
 	stale    bool          // pid may name a process of an earlier run: it could not be removed
 
-	shownPid  int      // what the pid files say
+	shownPid  int      // what the pid files say, or unknownPid
 	shown     face     // what the status file says
 	owed      bool     // the status is to be written soon: see brief
 	answers   *answers // nil: nobody has asked for anything
@@ -202,6 +202,10 @@ type Service struct {
 	habit     habit
 	parting   bool // the daemon stops, and this service when its turn comes: see part
 }
+
+// unknownPid stands for pid files of which only some may have been written or
+// removed.
+const unknownPid = -1
 
 // answers is what clients want to read of their orders.
 type answers struct {
@@ -429,7 +433,7 @@ func (s *Service) take(message any) {
 		s.parting = true
 	case publish:
 		if m.lost {
-			s.shownPid = 0
+			s.shownPid = unknownPid
 			s.holdAgain()
 		}
 		if m.lost || s.unwritten {
@@ -494,7 +498,7 @@ func (s *Service) order(o Order) {
 		return
 	}
 	if o.Lost {
-		s.shownPid = 0
+		s.shownPid = unknownPid
 	}
 	lock := versionOf(o.Lock)
 	switch {
@@ -857,6 +861,7 @@ func (s *Service) write() error {
 		return err
 	}
 	if pid := s.state.Pid; pid != s.shownPid {
+		s.shownPid = unknownPid // until both files are as they should be
 		if pid == 0 {
 			err = f.Remove(rundir.Pid, rundir.Syspid)
 		} else {

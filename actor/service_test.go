@@ -336,6 +336,27 @@ func TestAStopIsPublishedWhenItTakesLong(t *testing.T) {
 	})
 }
 
+// Of the two files that name the process one could be written: it goes all the
+// same when the process has ended.
+func TestAPidFileThatIsHalfOfItGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.write("web/syspid", "of somebody else", "")
+		s := b.run("web")
+		if pid := b.file("web", "pid"); pid != "101" {
+			t.Fatalf("got pid %s, want 101", pid)
+		}
+		s.Tell(order(Stop))
+		time.Sleep(time.Second)
+		if pid := b.file("web", "pid"); pid != "absent" {
+			t.Errorf("after the end: got pid %s, want it gone", pid)
+		}
+		os.Remove(filepath.Join(b.dir.Path(), "web", "syspid", "of somebody else"))
+		s.mail.put(publish{})
+		b.expect("web", "down")
+	})
+}
+
 // Half an hour of a service that ends at once, in virtual time.
 func TestACrashLoopBacksOffAndNeverGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -387,18 +387,24 @@ func (c *chaos) spawn() {
 				return
 			}
 			time.Sleep(time.Millisecond)
+			c.makeRoom(begin)
 		}
 		c.refused++
 		c.did("daemon %d did not start: %v", pid, c.State())
 		c.daemon.Store(0)
-		// It may refuse for want of room; then nobody else may be left to make some.
-		if time.Since(begin) > 2*time.Second {
-			os.RemoveAll(filepath.Join(filepath.Dir(c.Rundir), "fill"))
-		}
+		c.makeRoom(begin)
 		if time.Since(begin) > convergence {
 			c.t.Errorf("no daemon starts any more: %v", c.State())
 			return
 		}
+	}
+}
+
+// makeRoom is for a daemon that cannot write its number for want of room, for a
+// while: nobody else may be left to make some.
+func (c *chaos) makeRoom(since time.Time) {
+	if time.Since(since) > 2*time.Second {
+		os.RemoveAll(filepath.Join(filepath.Dir(c.Rundir), "fill"))
 	}
 }
 
