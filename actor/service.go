@@ -380,8 +380,8 @@ func (s *Service) begin(first Want) {
 	}
 	switch {
 	case s.config.Foreground:
-	case hold == rundir.HoldDown, hold == rundir.HoldKill:
-		first = WantDown
+	case hold == rundir.HoldDown, hold == rundir.HoldKill, hold == rundir.HoldOpen:
+		first = WantDown // what an empty lock is going to say, control will tell
 	case hold == rundir.HoldOnce:
 		first = WantOnce
 	}

@@ -591,7 +591,7 @@ func TestTheLockIsLookedAtBeforeARestart(t *testing.T) {
 }
 
 func TestAHeldServiceStaysDownWhenTheActorBegins(t *testing.T) {
-	for word, phase := range map[string]string{"TERM\n": "down", "9\n": "down", "whatever": "down", "once\n": "up", "0\n": "up"} {
+	for word, phase := range map[string]string{"TERM\n": "down", "9\n": "down", "whatever": "down", "": "down", "once\n": "up", "0\n": "up"} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
 			b.write("web", "lock", word)
