@@ -26,11 +26,14 @@ var heardSignals = []os.Signal{
 // of our life, and returns where they arrive. They are never ignored: a
 // service would inherit that.
 func listen() chan os.Signal {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, heardSignals...)
-	for _, sig := range unanswered() {
+	// Those that the last program left come first: once we listen, others may
+	// fill the channel, and nobody reads from it yet.
+	left := unanswered()
+	signals := make(chan os.Signal, 64+len(left))
+	for _, sig := range left {
 		signals <- sig
 	}
+	signal.Notify(signals, heardSignals...)
 	return signals
 }
 
