@@ -130,7 +130,8 @@ func (k *kernel) Signal(pid int, sig unix.Signal) error {
 	k.signals = append(k.signals, fmt.Sprintf("%s %s", p.name, rundir.SignalName(sig)))
 	if sig != unix.SIGCONT && sig != unix.SIGHUP && !p.deaf && !p.ending {
 		p.ending = true
-		time.AfterFunc(p.after, func() { k.end(p, syscall.WaitStatus(sig)) })
+		// Not before whoever signals has done so: CONT comes behind.
+		time.AfterFunc(max(p.after, time.Nanosecond), func() { k.end(p, syscall.WaitStatus(sig)) })
 	}
 	return nil
 }
@@ -149,7 +150,7 @@ func (k *kernel) SignalGroup(group int, sig unix.Signal) error {
 		time.AfterFunc(0, func() { k.end(p, syscall.WaitStatus(unix.SIGKILL)); k.drain(p) })
 	case sig == unix.SIGTERM && !p.deaf && !p.ending:
 		p.ending = true
-		time.AfterFunc(p.after, func() { k.drain(p) })
+		time.AfterFunc(max(p.after, time.Nanosecond), func() { k.drain(p) })
 	}
 	return nil
 }
