@@ -58,19 +58,37 @@ func unblockSignals() {
 	}
 }
 
-// canAwait tells that there is an awaitEnd here.
-const canAwait = true
-
 // awaitEnd blocks until a child has ended, and leaves it to be reaped (WNOWAIT
 // of waitid(2)): a child must not be reaped but under mu. It is false if there
 // is no child to wait for.
-func awaitEnd() bool {
+func awaitEnd() (pid int, ok bool) {
+	// siginfo_t, as far as it is of interest (sigaction(2)): the number of the
+	// child is the first member of the union, which begins at a whole word.
+	const word = unsafe.Sizeof(uintptr(0))
+	const number = (12 + word - 1) / word * word
+	var info unix.Siginfo
 	for {
-		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if err != unix.EINTR {
-			return err == nil
+		switch err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil); err {
+		case nil:
+			return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), number))), true
+		case unix.EINTR:
+		default:
+			return 0, false
 		}
 	}
+}
+
+// deafen keeps the ends of children from being told by SIGCHLD too, until hear
+// is called: a signal that has a handler wakes a thread to run it, and the
+// runtime's are there for good. One whose default is to be ignored does not.
+func deafen() (hear func()) {
+	const size = 8 // bytes of the kernel's signal set
+	var runtimes, none [8]uintptr
+	set := func(new, old *[8]uintptr) {
+		unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), uintptr(unsafe.Pointer(new)), uintptr(unsafe.Pointer(old)), size, 0, 0)
+	}
+	set(&none, &runtimes)
+	return func() { set(&runtimes, nil) }
 }
 
 // stat is what /proc/<pid>/stat says of a process, as far as it is of use.

@@ -21,10 +21,10 @@ func closeOnExec() {
 
 func resetIgnored() {}
 
-// canAwait: SIGCHLD tells of all ends.
-const canAwait = false
+// awaitEnd: SIGCHLD tells of all ends.
+func awaitEnd() (pid int, ok bool) { return 0, false }
 
-func awaitEnd() bool { return false }
+func deafen() (hear func()) { return func() {} }
 
 // Without pthread_sigmask at hand, a blocked signal that we inherited is
 // passed on.

@@ -21,6 +21,7 @@ import (
 	"os/signal"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -66,6 +67,7 @@ type Reaper struct {
 	slot   slot
 	again  chan struct{} // asks for one more sweep
 	ends   chan struct{} // a main process has ended, as far as Run wants to know
+	looks  atomic.Bool   // Run knows already
 	sub    bool          // orphans come to us: we are PID 1 or a subreaper
 
 	// mu makes reaping and everything that must not race with it one at a
@@ -154,16 +156,13 @@ func (r *Reaper) Run(ctx context.Context) error {
 	}()
 	look := time.NewTimer(time.Hour)
 	look.Stop()
-	waiting := false // for look: it is not put off by the next end
 	for {
 		select {
 		case <-r.ends:
-			if !waiting {
-				look.Reset(orphanDelay)
-				waiting = true
-			}
+			look.Reset(orphanDelay)
 		case <-look.C:
-			if waiting = !r.findEscaped(); waiting {
+			r.looks.Store(false) // what ends from now on is for the next look
+			if !r.findEscaped() && !r.looks.Swap(true) {
 				look.Reset(orphanDelay)
 			}
 		case <-ctx.Done():
@@ -180,32 +179,45 @@ func (r *Reaper) Run(ctx context.Context) error {
 func (r *Reaper) reapLoop(ctx context.Context) {
 	// Notify and never Ignore: an ignored signal stays ignored in children.
 	chld := make(chan os.Signal, 1)
+	signal.Notify(chld, unix.SIGCHLD)
 	defer signal.Stop(chld)
-	listening := false
+	hear := deafen()
+	defer hear()
 	for ctx.Err() == nil {
-		if r.reap() {
-			poke(r.ends)
-		}
-		// First those who got an exit, on this processor: a thread that blocks
-		// in the kernel keeps its processor for a while.
-		runtime.Gosched()
-		if awaitEnd() {
+		pid, ended := awaitEnd()
+		if ended {
+			// Begin a new time slice: the runtime counts this one from
+			// before the wait, and would end it in the middle of a start.
+			runtime.Gosched()
+			r.reapFrom(pid)
 			continue
 		}
-		if !listening {
-			signal.Notify(chld, unix.SIGCHLD)
-			listening = true
-			continue // what came before that is looked for once more
-		}
+		hear()
+		r.reapFrom(anyChild) // it may have ended before we could hear it
 		select {
 		case <-chld:
 		case <-r.again:
 		case <-ctx.Done():
 		}
-		if canAwait {
-			signal.Stop(chld)
-			listening = false
-		}
+		r.reapFrom(anyChild)
+		deafen()
+	}
+}
+
+// anyChild stands for all of them (wait4(2)).
+const anyChild = -1
+
+// reapFrom takes a child that has ended. Those that wait for news of it come
+// first, on this processor: a thread that blocks in the kernel keeps its
+// processor for a while.
+func (r *Reaper) reapFrom(pid int) {
+	mainEnded := r.reap(pid)
+	runtime.Gosched()
+	if pid != anyChild {
+		mainEnded = r.reap(anyChild) || mainEnded // what has ended meanwhile
+	}
+	if mainEnded && !r.looks.Swap(true) {
+		poke(r.ends)
 	}
 }
 
@@ -218,12 +230,12 @@ func poke(c chan<- struct{}) {
 	}
 }
 
-// reap takes every child that has ended. It tells whether a main process was,
-// or may have been, among them.
-func (r *Reaper) reap() (mainEnded bool) {
+// reap takes a child that has ended, or with anyChild every one. It tells
+// whether a main process was, or may have been, among them.
+func (r *Reaper) reap(pid int) (mainEnded bool) {
 	for {
 		r.still.RLock()
-		ended, strangers, more := r.reapSome()
+		ended, strangers, more := r.reapSome(pid)
 		r.still.RUnlock()
 		mainEnded = mainEnded || ended
 		for _, s := range strangers {
@@ -232,6 +244,7 @@ func (r *Reaper) reap() (mainEnded bool) {
 		if !more {
 			return mainEnded
 		}
+		pid = anyChild
 	}
 }
 
@@ -243,15 +256,17 @@ func (r *Reaper) reap() (mainEnded bool) {
 // want mu too.
 const some = 256
 
-// reapSome takes some children that have ended. It tells whether there may be
-// more.
-func (r *Reaper) reapSome() (mainEnded bool, strangers []Reaped, more bool) {
+// reapSome takes the child of this number, and if it was no main process then
+// some of all that have ended. It tells whether there may be more. To look for
+// any child the kernel goes through the list of all; to find one by its number
+// it does not.
+func (r *Reaper) reapSome(first int) (mainEnded bool, strangers []Reaped, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	orphaned := false
 	for range some {
 		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		pid, err := syscall.Wait4(first, &status, syscall.WNOHANG, nil)
 		if err == syscall.EINTR {
 			continue
 		}
@@ -265,6 +280,9 @@ func (r *Reaper) reapSome() (mainEnded bool, strangers []Reaped, more bool) {
 			delete(r.main, pid)
 			r.route(pid, c, status)
 			mainEnded = true
+			if first != anyChild {
+				return true, nil, false
+			}
 		case expected:
 			r.missed[pid] = &status
 		case r.forking > 0:
@@ -274,6 +292,7 @@ func (r *Reaper) reapSome() (mainEnded bool, strangers []Reaped, more bool) {
 			strangers = append(strangers, Reaped{Pid: pid, Status: status})
 			orphaned = true
 		}
+		first = anyChild
 	}
 	if orphaned {
 		r.drain()

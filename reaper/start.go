@@ -100,14 +100,11 @@ func (s *slot) enter(late func()) *fork {
 	defer s.mu.Unlock()
 	s.now = f
 	// One timer for all that follow each other, left to ring when they are
-	// over: to set one wakes a thread.
-	switch {
-	case s.watch == nil:
-		s.watch = time.AfterFunc(hanging, s.look)
-	case !s.watching:
-		s.watch.Reset(hanging)
+	// over: to set one wakes a thread, which somebody else may wait for.
+	if !s.watching {
+		s.watching = true
+		go s.arm()
 	}
-	s.watching = true
 	return f
 }
 
@@ -122,6 +119,21 @@ func (s *slot) leave(f *fork) {
 	f.over = true
 	f.mu.Unlock()
 	<-s.room
+	if len(s.room) > 0 {
+		// The next one, first and on this processor, before what comes of
+		// this fork: forks are what everything waits for.
+		runtime.Gosched()
+	}
+}
+
+func (s *slot) arm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watch == nil {
+		s.watch = time.AfterFunc(hanging, s.look)
+	} else {
+		s.watch.Reset(hanging)
+	}
 }
 
 // look gives the place of a fork that hangs to the next.

@@ -5,9 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
-	"os"
+	"runtime"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,9 +17,11 @@ const mask = unix.IN_CREATE | unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_M
 	unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
 
 type system struct {
-	// file is the inotify descriptor, in the runtime's poller; nil when polling.
-	file *os.File
+	// fd is the inotify descriptor, or -1. It is not in the runtime's poller,
+	// where each event would wake a thread: a daemon that starts a thousand
+	// services makes ten thousand that are of no interest.
 	fd   int
+	stop int // an eventfd(2): the watcher is closed
 
 	// table guards the two maps: Add and Remove against the reader.
 	table sync.Mutex
@@ -31,12 +32,17 @@ type system struct {
 }
 
 func (w *Watcher) start(interested func(string, bool) bool) error {
+	w.sys.fd = -1
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return &fs.PathError{Op: "inotify_init1", Path: "inotify", Err: err}
 	}
-	w.sys.fd = fd
-	w.sys.file = os.NewFile(uintptr(fd), "inotify")
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(fd)
+		return &fs.PathError{Op: "eventfd", Path: "inotify", Err: err}
+	}
+	w.sys.fd, w.sys.stop = fd, stop
 	w.sys.keys = make(map[int32]string)
 	w.sys.wds = make(map[string]int32)
 	w.wait.Go(func() { w.read(interested) })
@@ -56,7 +62,7 @@ func (w *Watcher) start(interested func(string, bool) bool) error {
 // each look, which costs next to nothing. Where it polls it never tells.
 func (w *Watcher) Add(path, key string) (another bool, err error) {
 	s := &w.sys
-	if s.file == nil {
+	if s.fd < 0 {
 		return false, nil
 	}
 	s.table.Lock()
@@ -97,7 +103,7 @@ func (s *system) drop(wd int32) {
 // Remove ends the watch of key.
 func (w *Watcher) Remove(key string) {
 	s := &w.sys
-	if s.file == nil {
+	if s.fd < 0 {
 		return
 	}
 	s.table.Lock()
@@ -111,35 +117,58 @@ func (w *Watcher) Remove(key string) {
 // Close ends the watcher and waits for its goroutines.
 func (w *Watcher) Close() {
 	close(w.done)
-	if w.sys.file != nil {
-		w.sys.file.Close()
+	if w.sys.fd < 0 {
+		w.wait.Wait()
+		return
 	}
+	unix.Write(w.sys.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	w.wait.Wait()
+	unix.Close(w.sys.fd)
+	unix.Close(w.sys.stop)
 }
 
-// read blocks in the runtime's poller until there are events or the file is
-// closed.
+// read blocks in the kernel until there are events or the watcher is closed.
 func (w *Watcher) read(interested func(string, bool) bool) {
 	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
-	for {
-		n, err := w.sys.file.Read(buf)
-		if err != nil {
-			if !errors.Is(err, os.ErrClosed) {
-				w.ringAll(true)
-			}
+	for w.sys.open(true, forEver) {
+		// Begin a new time slice: the runtime counts this one from before
+		// the wait, and would end it when it has hardly begun.
+		runtime.Gosched()
+		n, err := unix.Read(w.sys.fd, buf)
+		switch {
+		case err == unix.EAGAIN, err == unix.EINTR:
+		case err != nil:
+			w.ringAll(true)
 			return
-		}
-		if !w.decode(buf[:n], interested) {
+		case w.decode(buf[:n], interested):
+			// First those who heard it, on this processor: a thread that
+			// blocks in the kernel keeps its processor for a while.
+			runtime.Gosched()
+		default:
 			// It was noise, as of the daemon's own files, and more of it is
 			// on its way: to read each event by itself would cost more than
 			// what they tell of.
-			time.Sleep(quiet)
+			w.sys.open(false, quiet)
 		}
 	}
 }
 
-// quiet is for how long nobody listens when there is nothing but noise.
-const quiet = 2 * time.Millisecond
+// open waits until the watcher is closed, which it then tells, or there are
+// events, if those are wanted, or so many milliseconds are over (poll(2)).
+func (s *system) open(events bool, within int) bool {
+	fds := []unix.PollFd{{Fd: int32(s.stop), Events: unix.POLLIN}, {Fd: int32(s.fd), Events: unix.POLLIN}}
+	if !events {
+		fds = fds[:1]
+	}
+	unix.Poll(fds, within) // EINTR: as if there were events
+	return fds[0].Revents == 0
+}
+
+// For how many milliseconds nobody listens when there is nothing but noise.
+const (
+	quiet   = 2
+	forEver = -1
+)
 
 // decode goes through the events of one read, laid out as inotify(7) says:
 // wd, mask, cookie, len, then len bytes of name padded with NUL. It tells whether
