@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -382,6 +384,48 @@ func TestOrphanIsReapedAndReported(t *testing.T) {
 	if s := state(orphan); s != 0 {
 		t.Errorf("it is still there, in state %c", s)
 	}
+}
+
+// Without a child of its own the reaper waits for a signal, which it does not
+// want while it has one.
+func TestStrangerIsReapedWhenThereWasNoChildToWaitFor(t *testing.T) {
+	w := reap(t)
+	for range 3 {
+		p, err := w.Start(Command{Path: "/bin/true", Env: []string{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.Exited
+		eventually(t, "a reaper that waits for a signal", func() bool { return handled(unix.SIGCHLD) })
+		stranger, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "exit 7"}, &syscall.ProcAttr{Env: []string{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := fact(w, func(r Reaped) bool { return r.Pid == stranger }); r.Status != exited(7) {
+			t.Errorf("stranger: got status %v, want exit 7", r.Status)
+		}
+	}
+}
+
+// As long as there is a child to wait for, no signal wakes a thread.
+func TestNoSignalTellsOfAnEndThatIsWaitedFor(t *testing.T) {
+	w := reap(t)
+	p, err := w.Start(Command{Path: "/bin/sleep", Args: []string{"1000"}, Env: []string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a reaper that waits for a child", func() bool { return !handled(unix.SIGCHLD) })
+	unix.Kill(p.Pid, unix.SIGKILL)
+	<-p.Exited
+}
+
+// handled tells whether this process has a handler for a signal
+// (proc_pid_status(5)).
+func handled(sig unix.Signal) bool {
+	status, _ := os.ReadFile("/proc/self/status")
+	_, rest, _ := strings.Cut(string(status), "SigCgt:\t")
+	mask, _ := strconv.ParseUint(rest[:min(16, len(rest))], 16, 64)
+	return mask>>(sig-1)&1 == 1
 }
 
 func TestHundredsOfOrphansLeaveNoZombie(t *testing.T) {
