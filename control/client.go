@@ -129,7 +129,8 @@ func (t *Target) View() View { return t.view }
 type Client struct {
 	dir     *rundir.Dir
 	sysdir  string
-	watcher *watch.Watcher
+	witness *rundir.Witness
+	watcher *watch.Watcher // nil until something is waited for
 	gone    <-chan struct{}
 }
 
@@ -140,13 +141,26 @@ func Connect(dir *rundir.Dir, sysdir string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Without inotify the watcher polls, which is good enough for a client.
-	watcher, _ := watch.New(nil)
-	return &Client{dir: dir, sysdir: sysdir, watcher: watcher, gone: witness.Gone()}, nil
+	return &Client{dir: dir, sysdir: sysdir, witness: witness}, nil
+}
+
+// listen makes the client hear of changes.
+func (c *Client) listen() {
+	if c.watcher == nil {
+		// Without inotify the watcher polls, which is good enough for a client.
+		c.watcher, _ = watch.New(nil)
+		c.gone = c.witness.Gone()
+	}
 }
 
 // Close ends the client.
-func (c *Client) Close() { c.watcher.Close() }
+func (c *Client) Close() {
+	if c.watcher != nil {
+		c.watcher.Close()
+	} else {
+		c.witness.Close()
+	}
+}
 
 // placing is how long a client that does not want to wait tries to place its
 // requests all the same, if others are in the way.
@@ -162,6 +176,10 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 	}
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
+	for _, t := range targets {
+		c.hurry(t)
+	}
+	c.listen()
 	byName := make(map[string][]*Target)
 	followers := make(map[*Target][]*Target)
 	open := len(targets)
@@ -242,6 +260,15 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 				}
 			}
 		}
+	}
+}
+
+// hurry places the request of a target if there is nothing in its way, so that
+// the daemon has it while the client makes ready to hear of what becomes of it.
+// What is in its way is seen when the target is looked at.
+func (c *Client) hurry(t *Target) {
+	if t.Request != nil && !t.waits() && c.dir.Holds(t.Name, rundir.State) {
+		t.placed = c.place(t) == nil
 	}
 }
 
@@ -344,7 +371,7 @@ func (c *Client) place(t *Target) error {
 		return err
 	}
 	defer f.Close()
-	return f.WriteNew(rundir.Control, t.Request.Line())
+	return f.Submit(rundir.Control, t.Request.Line())
 }
 
 func refused(format string, args ...any) error {
