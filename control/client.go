@@ -41,7 +41,10 @@ type View struct {
 func (v View) IsUp() bool { return v.Phase == rundir.Up && len(v.Waiting) == 0 }
 
 // For is how long the service has been in its phase.
-func (v View) For() time.Duration { return max(0, rundir.Clock()-v.Clock) }
+func (v View) For() time.Duration { return v.At(rundir.Clock()) }
+
+// At is For, at a moment of rundir.Clock.
+func (v View) At(now time.Duration) time.Duration { return max(0, now-v.Clock) }
 
 // Life is how long a service that is up has been so without waiting for
 // others.
@@ -89,7 +92,8 @@ func Glance(dir *rundir.Dir, name string, buf []byte) (v View, shown int, err er
 		return v, 0, fmt.Errorf("%s: %w", filepath.Join(dir.Path(), name, rundir.State), err)
 	}
 	v.Ready = dir.Holds(name, rundir.Ready)
-	if v.Phase == rundir.Up {
+	// To look for what is not there, as a rule, costs less than to open it.
+	if v.Phase == rundir.Up && dir.Holds(name, rundir.Waiting) {
 		if data, err := dir.Peek(name, rundir.Waiting, buf); err == nil {
 			v.Waiting = rundir.ParseNames(data)
 		}
