@@ -851,6 +851,93 @@ func TestARenamedServiceNeverRunsTwice(t *testing.T) {
 	})
 }
 
+// Early word of an entry starts its service at once. The snapshot that follows
+// changes nothing, and one that does not have it any more ends it.
+func TestEarlyWordStartsAServiceOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		v, stop := b.supervise()
+		v.Found(entries("a", "z"))
+		v.Early(entries("m")[0])
+		pid := b.expect("m", "up").Pid
+		v.Early(entries("m")[0])
+		v.Found(entries("a", "m", "z"))
+		if now := b.expect("m", "up").Pid; now != pid {
+			t.Errorf("got process %d, want %d still", now, pid)
+		}
+		v.Early(entries("n")[0])
+		b.expect("n", "up")
+		v.Found(entries("m", "z"))
+		time.Sleep(time.Second)
+		if got := b.file("n", "status"); got != "absent" {
+			t.Errorf("n has gone, got status %q", got)
+		}
+		stop()
+	})
+}
+
+// Between the early word and the snapshot other services end for good, which
+// makes the supervisor go through all entries.
+func TestEarlyWordCountsUntilTheSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.kernel.stopTime = 3 * time.Second
+		v, stop := b.supervise()
+		v.Found(entries("a"))
+		b.expect("a", "up")
+		v.Found(nil)
+		time.Sleep(time.Second)
+		v.Found(entries("a")) // again, while it stops: looked at once it has
+		v.Early(entries("m")[0])
+		pid := b.expect("m", "up").Pid
+		time.Sleep(3 * time.Second)
+		b.expect("a", "up")
+		if now := b.expect("m", "up").Pid; now != pid {
+			t.Errorf("got process %d, want %d still", now, pid)
+		}
+		stop()
+	})
+}
+
+// What may be a service under another name, or one that is known, is not
+// started upon early word: whether it may be is for the snapshot to say.
+func TestEarlyWordOfWhatMayBeKnownStartsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.kernel.stopTime = 3 * time.Second
+		v, stop := b.supervise()
+		v.Early(entries("first")[0]) // nobody knows yet what the last daemon has left
+		synctest.Wait()
+		v.Found(entries("a:file"))
+		b.expect("a", "up")
+		v.Early(entries("b:file")[0]) // a, renamed, of which nobody has told
+		gone := entries("a:file")
+		gone[0].Gone = true
+		v.Found(gone)
+		v.Early(entries("b:file")[0]) // nor now, when it is missed
+		v.Early(entries("a:2")[0])    // and a is not done with
+		v.Found(nil)
+		time.Sleep(time.Second)
+		b.expect("a", "stopping")
+		v.Early(entries("b:file")[0])
+		v.Early(entries("a:2")[0])
+		synctest.Wait()
+		if got := len(b.kernel.started()); got != 1 {
+			t.Errorf("got %d starts, want that of a alone", got)
+		}
+		v.Found(entries("b:file"))
+		b.expect("b", "blocked")
+		time.Sleep(3 * time.Second)
+		b.expect("b", "up")
+		v.Shutdown()
+		v.Early(entries("late")[0])
+		stop()
+		if got := len(b.kernel.started()); got != 2 {
+			t.Errorf("got %d starts, want those of a and b", got)
+		}
+	})
+}
+
 func TestAStopSurvivesThatTheEntryIsMadeAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

@@ -52,6 +52,7 @@ type member struct {
 // Messages to the supervisor.
 type (
 	snapshot []Entry
+	newcomer Entry
 	delivery struct {
 		name  string
 		order Order
@@ -94,6 +95,10 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 // Found tells the supervisor all the entries that there are now. They are its
 // own from then on. It does not block.
 func (v *Supervisor) Found(entries []Entry) { v.mail.put(snapshot(entries)) }
+
+// Early tells the supervisor of an entry that has just come, and can be run,
+// before the snapshot that it is in. It does not block.
+func (v *Supervisor) Early(e Entry) { v.mail.put(newcomer(e)) }
 
 // Deliver hands an order to a service; one that does not exist is no error.
 // It does not block.
@@ -183,6 +188,8 @@ func (v *Supervisor) Run() {
 			switch m := message.(type) {
 			case snapshot:
 				v.found(m)
+			case newcomer:
+				v.early(Entry(m))
 			case delivery:
 				if s, ok := v.services[m.name]; ok {
 					s.service.Tell(m.order)
@@ -252,6 +259,28 @@ func (v *Supervisor) found(entries snapshot) {
 	v.takeOver()
 }
 
+// early makes a service of an entry before the snapshot that it is in, if that
+// can mean nothing else than that there is one more: it is not one that was
+// renamed, nor one that comes back. All else is for the snapshot to say.
+func (v *Supervisor) early(e Entry) {
+	at, known := v.place(e.Name)
+	if known || v.closing || v.services[e.Name] != nil {
+		return
+	}
+	select {
+	case <-v.begun:
+	default:
+		return
+	}
+	for _, m := range v.services {
+		if m.file == e.File {
+			return
+		}
+	}
+	v.entries = slices.Insert(v.entries, at, e)
+	v.add(e, "")
+}
+
 // takeOver makes the services whose entries went while there was no daemon:
 // they may still run, and then are to be stopped.
 func (v *Supervisor) takeOver() {
@@ -306,11 +335,16 @@ func (v *Supervisor) reconcile() {
 
 // entry finds an entry of the last snapshot.
 func (v *Supervisor) entry(name string) (Entry, bool) {
-	i, ok := slices.BinarySearchFunc(v.entries, name, func(e Entry, name string) int { return cmp.Compare(e.Name, name) })
+	i, ok := v.place(name)
 	if !ok {
 		return Entry{}, false
 	}
 	return v.entries[i], true
+}
+
+// place is where an entry of this name is in the last snapshot, or would be.
+func (v *Supervisor) place(name string) (at int, there bool) {
+	return slices.BinarySearchFunc(v.entries, name, func(e Entry, name string) int { return cmp.Compare(e.Name, name) })
 }
 
 // leaving maps the files of services whose entries are gone to their names.

@@ -41,7 +41,10 @@ type View struct {
 func (v View) IsUp() bool { return v.Phase == rundir.Up && len(v.Waiting) == 0 }
 
 // For is how long the service has been in its phase.
-func (v View) For() time.Duration { return max(0, rundir.Clock()-v.Clock) }
+func (v View) For() time.Duration { return v.At(rundir.Clock()) }
+
+// At is For, at a moment of rundir.Clock.
+func (v View) At(now time.Duration) time.Duration { return max(0, now-v.Clock) }
 
 // Life is how long a service that is up has been so without waiting for
 // others.
@@ -89,7 +92,8 @@ func Glance(dir *rundir.Dir, name string, buf []byte) (v View, shown int, err er
 		return v, 0, fmt.Errorf("%s: %w", filepath.Join(dir.Path(), name, rundir.State), err)
 	}
 	v.Ready = dir.Holds(name, rundir.Ready)
-	if v.Phase == rundir.Up {
+	// To look for what is not there, as a rule, costs less than to open it.
+	if v.Phase == rundir.Up && dir.Holds(name, rundir.Waiting) {
 		if data, err := dir.Peek(name, rundir.Waiting, buf); err == nil {
 			v.Waiting = rundir.ParseNames(data)
 		}
@@ -129,7 +133,8 @@ func (t *Target) View() View { return t.view }
 type Client struct {
 	dir     *rundir.Dir
 	sysdir  string
-	watcher *watch.Watcher
+	witness *rundir.Witness
+	watcher *watch.Watcher // nil until something is waited for
 	gone    <-chan struct{}
 }
 
@@ -140,13 +145,26 @@ func Connect(dir *rundir.Dir, sysdir string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Without inotify the watcher polls, which is good enough for a client.
-	watcher, _ := watch.New(nil)
-	return &Client{dir: dir, sysdir: sysdir, watcher: watcher, gone: witness.Gone()}, nil
+	return &Client{dir: dir, sysdir: sysdir, witness: witness}, nil
+}
+
+// listen makes the client hear of changes.
+func (c *Client) listen() {
+	if c.watcher == nil {
+		// Without inotify the watcher polls, which is good enough for a client.
+		c.watcher, _ = watch.New(nil)
+		c.gone = c.witness.Gone()
+	}
 }
 
 // Close ends the client.
-func (c *Client) Close() { c.watcher.Close() }
+func (c *Client) Close() {
+	if c.watcher != nil {
+		c.watcher.Close()
+	} else {
+		c.witness.Close()
+	}
+}
 
 // placing is how long a client that does not want to wait tries to place its
 // requests all the same, if others are in the way.
@@ -162,6 +180,10 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 	}
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
+	for _, t := range targets {
+		c.hurry(t)
+	}
+	c.listen()
 	byName := make(map[string][]*Target)
 	followers := make(map[*Target][]*Target)
 	open := len(targets)
@@ -242,6 +264,15 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 				}
 			}
 		}
+	}
+}
+
+// hurry places the request of a target if there is nothing in its way, so that
+// the daemon has it while the client makes ready to hear of what becomes of it.
+// What is in its way is seen when the target is looked at.
+func (c *Client) hurry(t *Target) {
+	if t.Request != nil && !t.waits() && c.dir.Holds(t.Name, rundir.State) {
+		t.placed = c.place(t) == nil
 	}
 }
 
@@ -344,7 +375,7 @@ func (c *Client) place(t *Target) error {
 		return err
 	}
 	defer f.Close()
-	return f.WriteNew(rundir.Control, t.Request.Line())
+	return f.Submit(rundir.Control, t.Request.Line())
 }
 
 func refused(format string, args ...any) error {

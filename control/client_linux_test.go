@@ -242,6 +242,27 @@ func TestUnknownServiceIsSaidAtOnce(t *testing.T) {
 
 // An entry that the daemon has not taken up yet is waited for, even if the
 // folder comes first and its status later.
+// A folder without a status is what is left of a service, or not one yet.
+func TestNothingIsAskedOfAFolderWithoutAStatus(t *testing.T) {
+	t.Parallel()
+	// A daemon that takes nothing.
+	w := newWorld(t)
+	claim, err := w.dir.Claim()
+	w.must(err)
+	defer claim.Release()
+	d := &daemon{world: w, sysdir: t.TempDir()}
+	f, err := d.dir.MakeFolder("gone")
+	w.must(err)
+	defer f.Close()
+	w.must(f.Write(rundir.Lock, rundir.HoldDown.Line()))
+	if err := d.pursue("gone", Start, Running(false), time.Minute); !errors.Is(err, ErrUnknown) {
+		t.Errorf("got %v, want %v", err, ErrUnknown)
+	}
+	if f.Has(rundir.Control) {
+		t.Error("got a request, want none")
+	}
+}
+
 func TestEntryThatIsNotTakenUpYetIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	d := serve(t)

@@ -6,6 +6,9 @@
 // stat(2) of the directory, and a look at each entry that does not run as it
 // should, every five seconds.
 //
+// A service that has just come is told of by itself as well, as soon as the
+// watch names it: to read a large directory first would keep it waiting.
+//
 // Invariants: an entry is reported gone only after it has been missing for a
 // second from the directory it was in; entries of a directory that itself
 // disappeared or was covered are kept.
@@ -128,6 +131,10 @@ type Config struct {
 	Dir    string // the service directory, absolute
 	Send   func([]Entry)
 	Report func(Fact) // must not block
+	// Early is told of an entry that has just come, and can be run, as soon as
+	// the watch tells of its name. It is a hint: it may be passed over, because
+	// a snapshot follows within moments in any case; nil is allowed.
+	Early func(Entry)
 	// Restless lists services that wait for a better file although nothing
 	// was wrong with theirs when it was last looked at. It is asked at each
 	// slow check; nil is allowed.
@@ -137,14 +144,17 @@ type Config struct {
 	Tick func()
 }
 
-// Scanner is the scanner actor. Run owns all of it but rescan.
+// Scanner is the scanner actor. Run owns all of it but rescan and
+// heard.
 type Scanner struct {
 	config  Config
 	rescan  chan struct{}
+	heard   heard
 	watcher *watch.Watcher
 	watched bool
 	polls   bool // there is no watch: the bell rings each second
 	first   bool // nothing has been sent yet
+	owed    bool // a snapshot is due, whatever the next scan finds
 
 	dir      ID                       // which directory was read last
 	dirStamp rundir.Stamp             // and in which state
@@ -192,7 +202,7 @@ func (s *Scanner) Rescan() {
 
 // Run scans until ctx is done. The first snapshot is sent at once.
 func (s *Scanner) Run(ctx context.Context) error {
-	watcher, err := watch.New(nil)
+	watcher, err := watch.New(s.heard.hear)
 	if err != nil {
 		s.polls = true
 		s.config.Report(Watchless{err})
@@ -227,10 +237,16 @@ func (s *Scanner) Run(ctx context.Context) error {
 		case <-grace.C:
 			due = true
 		case <-watcher.Bell():
-			if watcher.Take().Lost {
+			due = true
+			lost := watcher.Take().Lost
+			if lost {
 				s.config.Report(Overrun{})
 			}
-			due = true
+			if quiet == nil && !lost && s.glance(s.heard.take()) {
+				// First those who have something to do now.
+				runtime.Gosched()
+				quiet = time.After(pause)
+			}
 		case <-slow.C:
 			slow.Reset(Slow)
 			if s.config.Tick != nil {
@@ -405,6 +421,7 @@ func (l *looking) look(name string, old Entry) Entry {
 // scan reads the whole directory and sends a snapshot if anything changed.
 func (s *Scanner) scan() {
 	start := time.Now()
+	s.heard.take() // the reading will tell
 	another := s.watch()
 	var st unix.Stat_t
 	err := unix.Stat(s.config.Dir, &st)
@@ -440,8 +457,9 @@ func (s *Scanner) scan() {
 		s.config.Report(Replaced{kept})
 	}
 	s.opened = false
-	changed = changed || s.first
+	changed = changed || s.first || s.owed
 	if changed {
+		s.owed = false
 		s.config.Send(s.snapshot())
 	}
 	s.config.Report(Scanned{Entries: len(s.known), Took: time.Since(start), Changed: changed})

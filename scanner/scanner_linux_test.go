@@ -67,6 +67,7 @@ type world struct {
 	snapshots [][]Entry
 	times     []time.Time
 	facts     []Fact
+	early     []Entry
 	restless  []string
 	news      chan struct{}
 }
@@ -83,6 +84,11 @@ func newWorld(t testing.TB, dir string) *world {
 			w.facts = append(w.facts, f)
 			w.mu.Unlock()
 			w.wake()
+		},
+		Early: func(e Entry) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.early = append(w.early, e)
 		},
 		Restless: func() []string {
 			w.mu.Lock()
@@ -327,6 +333,98 @@ func TestNewEntryIsSeen(t *testing.T) {
 			make(filepath.Join(dir, "new"))
 			w.awaitText("new web")
 		})
+	}
+}
+
+// A new entry is told of before the directory is read, and then with all others,
+// whatever became of the early word.
+func TestNewEntryIsToldOfEarlyAndThenWithAllOthers(t *testing.T) {
+	t.Parallel()
+	dir := services(t, "web")
+	w := start(t, dir)
+	for i := 0; ; i++ {
+		name := fmt.Sprint("new", i)
+		time.Sleep(3 * pause)
+		put(t, filepath.Join(dir, name), script, 0o755)
+		last := w.await(name, func(entries []Entry) bool { _, ok := entry(entries, name); return ok })
+		w.mu.Lock()
+		e, early := entry(w.early, name)
+		w.mu.Unlock()
+		if listed, _ := entry(last, name); early && e != listed {
+			t.Errorf("got %v early, want %v", e, listed)
+		}
+		if early {
+			break
+		}
+		if i == 100 {
+			t.Fatal("no new entry of 100 was told of early")
+		}
+	}
+}
+
+// heard is what the early word is of, when the watch tells of these names.
+func (w *world) hears(names ...string) (early string, whole bool) {
+	w.early = nil
+	for _, name := range names {
+		w.s.heard.hear(name, false)
+	}
+	whole = w.s.glance(w.s.heard.take())
+	return text(w.early), whole
+}
+
+// Only new services that can be run are told of early, and only if nothing else
+// has happened: what the one means may depend on the other.
+func TestOnlyNewServicesAreToldOfEarly(t *testing.T) {
+	t.Parallel()
+	dir := services(t, "a", "b")
+	w := still(t, dir)
+	put(t, filepath.Join(dir, "plain"), script, 0o644)
+	put(t, filepath.Join(dir, "e~"), script, 0o755)
+	put(t, filepath.Join(dir, "pid"), script, 0o755)
+	must(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
+	must(t, os.Symlink("a", filepath.Join(dir, "CuAbCdEf")))
+	must(t, os.Rename(filepath.Join(dir, "b"), filepath.Join(dir, "c")))
+	put(t, filepath.Join(dir, "d"), script, 0o755)
+	put(t, filepath.Join(dir, "e"), script, 0o755)
+	many := make([]string, few+1)
+	for i := range many {
+		many[i] = fmt.Sprint("many", i)
+		put(t, filepath.Join(dir, many[i]), script, 0o755)
+	}
+	for _, names := range [][]string{
+		nil, {"a"}, {"b"}, {"b", "c"}, {"c", "b"}, {"d", "a"}, {"d", "e~"}, {"d", "pid"}, {"d", "plain"}, {"d", "nothing"},
+		{"dangling"}, {"CuAbCdEf", "d"}, many,
+	} {
+		if early, whole := w.hears(names...); early != "" || whole {
+			t.Errorf("%q: got %q, %v; want nothing, and a scan", names, early, whole)
+		}
+	}
+	if early, whole := w.hears("d", "e"); early != "d e" || !whole {
+		t.Errorf("d and e: got %q, %v; want both", early, whole)
+	}
+	if early, _ := w.hears("d", "e"); early != "" {
+		t.Errorf("d and e once more: got %q", early)
+	}
+	must(t, os.Remove(filepath.Join(dir, "e")))
+	w.s.scan()
+	if got := text(w.last()); !strings.Contains(got, " d -e ") {
+		t.Errorf("got %q, want d there and e missed", got)
+	}
+	// One snapshot is owed for an early word, even if nothing has changed since.
+	put(t, filepath.Join(dir, "f"), script, 0o755)
+	w.hears("f")
+	n := len(w.snapshots)
+	w.s.scan()
+	w.s.scan()
+	if got := len(w.snapshots) - n; got != 1 {
+		t.Errorf("got %d snapshots after the early word, want one", got)
+	}
+	must(t, os.RemoveAll(dir))
+	w.s.scan()
+	must(t, os.Mkdir(dir, 0o755))
+	put(t, filepath.Join(dir, "g"), script, 0o755)
+	if early, whole := w.hears("g"); early != "" || whole {
+		t.Errorf("in a directory that was lost: got %q, %v; want nothing, and a scan", early, whole)
 	}
 }
 

@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -78,15 +80,18 @@ type look struct {
 	err error
 }
 
-// looks looks at all of them, on all processors.
+// looks looks at all of them, on all processors. There is a goroutine for each,
+// and no more: one that waited for its turn would have the runtime hand the
+// processors on at each system call that takes its time.
 func (s *session) looks(names []string, running bool) []look {
 	looks := make([]look, len(names))
+	var next atomic.Int64
 	var wait sync.WaitGroup
-	const share = 128 // is worth a goroutine
-	for begin := 0; begin < len(names); begin += share {
+	const share = 64 // is worth a goroutine
+	for range min(runtime.NumCPU(), (len(names)+share-1)/share) {
 		wait.Go(func() {
 			buf := make([]byte, rundir.MaxFile+1)
-			for i := begin; i < min(begin+share, len(names)); i++ {
+			for i := next.Add(1) - 1; i < int64(len(names)); i = next.Add(1) - 1 {
 				looks[i].row, looks[i].err = s.row(names[i], running, buf)
 			}
 		})
@@ -190,8 +195,9 @@ func (r row) details() string {
 func printTable(rows []row) {
 	cells := make([][4]string, len(rows))
 	var width [4]int
+	now := rundir.Clock()
 	for i, r := range rows {
-		cells[i] = [4]string{strings.Repeat("  ", r.depth) + r.name + ":", r.word(), "", human(r.view.For())}
+		cells[i] = [4]string{strings.Repeat("  ", r.depth) + r.name + ":", r.word(), "", human(r.view.At(now))}
 		if r.pid != 0 {
 			cells[i][2] = fmt.Sprintf("(pid %d)", r.pid)
 		}

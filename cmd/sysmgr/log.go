@@ -61,6 +61,7 @@ type (
 	ended      struct{ code int }
 	heard      struct{ signal, effect string }
 	found      struct{ entries int }
+	come       struct{ name string }
 	// flushed is no fact: whoever waits for it knows that those before it
 	// have been written.
 	flushed struct{ written chan struct{} }
@@ -202,6 +203,9 @@ func (j *journal) print(l line) {
 		log(info, "signal received", text("signal", f.signal), text("effect", f.effect))
 	case found:
 		log(debug, "snapshot sent to supervisor", number("entries", f.entries))
+
+	case come:
+		log(debug, "new entry told to supervisor early", text("service", f.name))
 
 	case actor.Changed:
 		j.changed(l.at, f)

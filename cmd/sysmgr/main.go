@@ -117,6 +117,12 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 			log.report(found{len(entries)})
 			supervisor.Found(translate(entries))
 		},
+		Early: func(e scanner.Entry) {
+			supervisor.Early(translate([]scanner.Entry{e})[0])
+			if log.debug() {
+				log.report(come{e.Name})
+			}
+		},
 		Restless: func() []string { return supervisor.Restless() },
 		Tick:     knock,
 		Report:   func(f scanner.Fact) { log.report(f) },

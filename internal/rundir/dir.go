@@ -680,7 +680,7 @@ func (d *Dir) Peek(name, file string, buf []byte) ([]byte, error) {
 		return f.Read(file)
 	}
 	fail := func(err error) error {
-		return &fs.PathError{Op: "read", Path: filepath.Join(d.path, name, file), Err: err}
+		return &fs.PathError{Op: "read", Path: d.path + "/" + name + "/" + file, Err: err}
 	}
 	if err != nil {
 		return nil, fail(err)

@@ -52,11 +52,11 @@ func TestModesDoNotDependOnTheUmask(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer claim.Release()
-			if err := errors.Join(f.Write(State, []byte("phase up\n")), f.WriteNew(Pid, PidLine(412))); err != nil {
+			if err := errors.Join(f.Write(State, []byte("phase up\n")), f.WriteNew(Pid, PidLine(412)), f.Submit(Control, nil)); err != nil {
 				t.Fatal(err)
 			}
 			for name, want := range map[string]fs.FileMode{
-				".": 0o755, "web": 0o755, "pid": 0o644, "web/status": 0o644, "web/pid": 0o644, ".sysmgr": 0o700,
+				".": 0o755, "web": 0o755, "pid": 0o644, "web/status": 0o644, "web/pid": 0o644, "web/control": 0o644, ".sysmgr": 0o700,
 			} {
 				if got := mode(t, filepath.Join(path, name)); got != want {
 					t.Errorf("%s: got %o, want %o", name, got, want)
@@ -246,13 +246,17 @@ func TestWriteReplacesWhatIsInTheWay(t *testing.T) {
 
 func TestWriteNewHasOneWinner(t *testing.T) {
 	f := newFolder(t)
-	for range 20 {
+	for round := range 40 {
+		write := f.WriteNew
+		if round%2 == 1 {
+			write = f.Submit
+		}
 		var won atomic.Int32
 		var winner atomic.Int64
 		var wait sync.WaitGroup
 		for i := range 8 {
 			wait.Go(func() {
-				err := f.WriteNew(Control, PidLine(1000+i))
+				err := write(Control, PidLine(1000+i))
 				switch {
 				case err == nil:
 					won.Add(1)

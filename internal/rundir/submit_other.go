@@ -1,0 +1,5 @@
+//go:build !linux
+
+package rundir
+
+func (f *Folder) linkNew(string, []byte) bool { return false }
