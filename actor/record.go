@@ -129,12 +129,9 @@ func (s *Service) resume(past rundir.Record) {
 		s.config.Attend(s.name)
 	}
 	if state.Group != 0 {
-		s.process = s.config.Processes.Adopt(reaper.Adoption{
-			Group: state.Group, Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(),
+		s.config.Processes.Adopt(reaper.Adoption{
+			Group: state.Group, Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(), Exited: s.news,
 		})
-		if state.Pid == 0 {
-			s.drained = s.process.Drained
-		}
 	}
 	var missed []Event
 	if starting := s.anew(hold, versionOf(stamp) == s.acted); starting != nil {
@@ -227,7 +224,8 @@ func (s *Service) found() (answer Event, known bool) {
 	a, found := s.config.Processes.Find(s.mark(), s.from)
 	if found {
 		s.from, s.to = a.From, a.To
-		s.process = s.config.Processes.Adopt(a)
+		a.Exited = s.news
+		s.config.Processes.Adopt(a)
 		return Event{Kind: Started, Pid: a.Group}, true
 	}
 	if s.lapse {

@@ -210,7 +210,7 @@ func (k *kernel) survivor(name string) *fake {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.next++
-	p := &fake{pid: k.next, name: name, exited: make(chan reaper.Exit, 1), drained: make(chan struct{}),
+	p := &fake{pid: k.next, name: name, exited: make(chan reaper.Exit, 2),
 		main: true, left: k.left, deaf: k.deaf, after: k.stopTime, undead: k.undead}
 	k.running[p.pid] = p
 	return p

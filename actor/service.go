@@ -168,17 +168,16 @@ func (HeldUp) fact()      {}
 type Service struct {
 	config *Config
 	name   string
-	mail   mailbox[any] // Order, or Event from the supervisor
+	mail   mailbox[any]     // Order, or Event from the supervisor
+	news   chan reaper.Exit // all that the actor waits for: exits, and rung
 	ended  func(name string, swept bool)
 
 	resuming *rundir.Record // what the daemon before this one left of it; nil once it is taken over
 
-	state   State
-	process reaper.Process
-	drained <-chan struct{} // the process's, from its exit on: before that it is no news
-	alarm   *time.Timer     // rings when something is due; nil: nothing is
-	turn    bool            // it has one of config.turns, as long as a guard may be held
-	guard   *rundir.Guard   // held from before a fork until the state is published
+	state State
+	alarm *time.Timer   // rings when something is due; nil: nothing is
+	turn  bool          // it has one of config.turns, as long as a guard may be held
+	guard *rundir.Guard // held from before a fork until the state is published
 
 	// While something is handled: the service's folder, and what was in it
 	// when it was opened.
@@ -232,7 +231,9 @@ func (s State) face() face {
 // NewService makes the actor of a service. bar is why its entry cannot be
 // run, or empty.
 func NewService(config *Config, name, bar string) *Service {
-	s := &Service{config: config, name: name, mail: newMailbox[any]()}
+	// There is room for the two exits of a process, of which there is one at any
+	// time, and for one rung.
+	s := &Service{config: config, name: name, news: make(chan reaper.Exit, 3)}
 	s.state.Bar = bar
 	return s
 }
@@ -247,13 +248,25 @@ func Resume(config *Config, past rundir.Record, bar string) *Service {
 
 // Tell gives the actor an order. It does not block; after the actor has ended
 // it does nothing.
-func (s *Service) Tell(o Order) { s.mail.put(o) }
+func (s *Service) Tell(o Order) { s.post(o) }
 
 // Shutdown stops the service for good; then Run returns. It does not block.
 func (s *Service) Shutdown() { s.tell(Event{Kind: Shutdown}) }
 
 // tell gives the actor an event.
-func (s *Service) tell(e Event) { s.mail.put(e) }
+func (s *Service) tell(e Event) { s.post(e) }
+
+// post gives the actor a message. It does not block.
+func (s *Service) post(message any) {
+	if s.mail.put(message) {
+		s.news <- rung
+	}
+}
+
+// rung is among the exits, and none that any process has: it says that there is
+// something in the mailbox. One channel for everything is two less for each
+// service, and a goroutine that waits for one takes up less than in a select.
+var rung = reaper.Exit{Alone: true, Drained: true}
 
 // Run is the actor. It returns when the service is gone for good: after
 // Removed or Shutdown, with nothing of it left. It tells whether its folder
@@ -289,17 +302,43 @@ func (s *Service) Go(first Want, ended func(name string, swept bool)) {
 // wait waits for the next thing to handle. It has no variables and calls
 // nothing deep before there is one.
 func (s *Service) wait() {
-	select {
-	case exit := <-s.process.Exited:
-		s.takeTurn(s.state.Want == WantUp)
-		s.exited(exit)
-	case <-s.drained:
-		s.drained = nil
-		s.handle(Event{Kind: Drained}, false)
-	case <-s.mail.wake:
+	exit := <-s.news
+	if exit == rung {
 		s.read()
+	} else {
+		s.takeTurn(s.state.Want == WantUp && !exit.Drained)
+		s.hear(exit)
 	}
 	s.onward()
+}
+
+// hear handles an exit.
+func (s *Service) hear(exit reaper.Exit) {
+	if exit.Drained {
+		s.handle(Event{Kind: Drained}, false)
+	} else {
+		s.exited(exit)
+	}
+}
+
+// hearAll handles all exits that there are, and leaves the mailbox as it is.
+func (s *Service) hearAll() {
+	full := false
+	for more := true; more; {
+		select {
+		case exit := <-s.news:
+			if exit == rung {
+				full = true
+			} else {
+				s.hear(exit)
+			}
+		default:
+			more = false
+		}
+	}
+	if full {
+		s.news <- rung
+	}
 }
 
 // onward is called when everything that there was is handled.
@@ -422,11 +461,7 @@ func (s *Service) take(message any) {
 	case ring:
 		s.rang()
 	case pause:
-		select {
-		case exit := <-s.process.Exited:
-			s.exited(exit)
-		default:
-		}
+		s.hearAll()
 		s.close()
 		m.rest()
 	case parting:
@@ -545,10 +580,6 @@ func versionOf(file rundir.Stamp) version { return version{file.Ino, file.Ctime}
 // the lock file writes it first and then signals the process; its doorbell may
 // still be on its way, so the lock is looked at before anything is restarted.
 func (s *Service) exited(exit reaper.Exit) {
-	s.process.Exited = nil
-	if !exit.Alone {
-		s.drained = s.process.Drained
-	}
 	if s.parting && s.state.Phase == Up {
 		s.handle(Event{Kind: Shutdown}, false) // nothing is restarted now
 	}
@@ -694,7 +725,7 @@ func (s *Service) arm() {
 			delay = min(delay, brief)
 		}
 	}
-	s.alarm = time.AfterFunc(delay, func() { s.mail.put(ring{}) })
+	s.alarm = time.AfterFunc(delay, func() { s.post(ring{}) })
 }
 
 // ring is the message of the alarm.
@@ -749,13 +780,12 @@ func (s *Service) spawn() Event {
 	// the process.
 	s.from, s.to = reaper.BootTime(), 0
 	s.remember()
-	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env, Late: s.hangs})
+	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env, Late: s.hangs, Exited: s.news})
 	if err != nil {
 		s.from = 0
 		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
 	}
 	s.to = reaper.BootTime()
-	s.process = process
 	s.there = rundir.Everything // it may write what it likes from now on
 	s.habit.begun(path)
 	return Event{Kind: Started, Pid: process.Pid}
