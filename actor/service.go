@@ -176,7 +176,6 @@ type Service struct {
 
 	state State
 	alarm *time.Timer   // rings when something is due; nil: nothing is
-	turn  bool          // it has one of config.turns, as long as a guard may be held
 	guard *rundir.Guard // held from before a fork until the state is published
 
 	// While something is handled: the service's folder, and what was in it
@@ -186,20 +185,23 @@ type Service struct {
 
 	slot     int           // of its record; 0: none yet
 	from, to time.Duration // its main process was made between these; see rundir.Record
-	unsure   bool          // a start was under way when the last daemon ended
-	lapse    bool          // and is not to be made if it was not
-	unfit    string        // nor for this reason, which the scanner has given; see found
-	stale    bool          // pid may name a process of an earlier run: it could not be removed
+	unfit    string        // why the start is not to be made either, as the scanner says, if it is unsure; see found
 
-	shownPid  int      // what the pid files say, or unknownPid
-	shown     face     // what the status file says
-	owed      bool     // the status is to be written soon: see brief
-	answers   *answers // nil: nobody has asked for anything
-	unwritten bool     // the last try to publish failed
-	acted     version  // the lock file that was last acted upon
-	retired   bool
-	habit     habit
+	shownPid int      // what the pid files say, or unknownPid
+	shown    face     // what the status file says
+	answers  *answers // nil: nobody has asked for anything
+	acted    version  // the lock file that was last acted upon
+	habit    habit
+
+	// There may be very many services: what takes a byte stands together.
+	turn      bool // it has one of config.turns, as long as a guard may be held
+	unsure    bool // a start was under way when the last daemon ended
+	lapse     bool // and is not to be made if it was not
+	stale     bool // pid may name a process of an earlier run: it could not be removed
+	owed      bool // the status is to be written soon: see brief
+	unwritten bool // the last try to publish failed
 	parting   bool // the daemon stops, and this service when its turn comes: see part
+	retired   bool
 }
 
 // unknownPid stands for pid files of which only some may have been written or
@@ -219,13 +221,13 @@ type face struct {
 	phase  Phase
 	want   Want
 	killed bool
-	pid    int
-	starts int
+	pid    int32
+	starts int32
 	cause  string
 }
 
 func (s State) face() face {
-	return face{s.Phase, s.Want, !s.Killed.IsZero(), s.Pid, s.Starts, s.Cause}
+	return face{s.Phase, s.Want, !s.Killed.IsZero(), int32(s.Pid), int32(s.Starts), s.Cause}
 }
 
 // NewService makes the actor of a service. bar is why its entry cannot be
