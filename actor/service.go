@@ -403,7 +403,7 @@ func (s *Service) close() {
 // begin puts the folder in order, which may be a leftover, and starts the
 // service unless it is held.
 func (s *Service) begin(first Want) {
-	s.state.Since = time.Now()
+	s.state.Since = Now()
 	hold := rundir.NoHold
 	if _, err := s.open(); err == nil {
 		var stamp rundir.Stamp
@@ -682,7 +682,7 @@ func changed(old, new State) bool {
 // complete fills in what an event is to carry: the time, and what the
 // service's folder says.
 func (s *Service) complete(e Event) Event {
-	e.At = time.Now()
+	e.At = Now()
 	e.Manner = s.config.Manner
 	switch e.Kind {
 	case Stop, Kill, Restart, Removed, Shutdown, Exited:
@@ -722,7 +722,7 @@ func (s *Service) arm() {
 	}
 	delay := brief
 	if due := s.state.Due; !due.IsZero() {
-		delay = time.Until(due)
+		delay = due.Sub(Now())
 		if s.owed {
 			delay = min(delay, brief)
 		}
@@ -737,7 +737,7 @@ type ring struct{}
 func (s *Service) rang() {
 	if s.owed {
 		s.publish()
-		if s.state.Due.IsZero() || time.Now().Before(s.state.Due) {
+		if s.state.Due.IsZero() || Now().Before(s.state.Due) {
 			s.arm()
 			return
 		}
@@ -913,7 +913,7 @@ func (s *Service) write() error {
 		}
 		s.shownPid = pid
 	}
-	status := s.state.Status(time.Now(), rundir.Clock())
+	status := s.state.Status(Now(), rundir.Clock(), time.Now())
 	if a := s.answers; a != nil {
 		status.Requests, status.Refused = a.requests, a.refused
 	}
