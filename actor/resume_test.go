@@ -109,7 +109,7 @@ func TestAStateComesBackFromItsRecord(t *testing.T) {
 		}
 		// The next daemon reads it a while later, and its Moments begin elsewhere.
 		passed := time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(rt, "passed"))
-		later := Moment(rapid.Int64Range(0, 1<<60).Draw(rt, "later"))
+		later := now.Add(time.Duration(rapid.Int64Range(-1<<59, 1<<59).Draw(rt, "later")))
 		after, ok := restored(r, later, clock+passed)
 		if !ok {
 			rt.Fatalf("refused: %+v", r)

@@ -979,3 +979,18 @@ func TestTheEssentialServiceEndsTheDaemonOnlyByItself(t *testing.T) {
 		stop()
 	})
 }
+
+// A pause hears the exits that there are. What was put into the mailbox
+// meanwhile is read after it.
+func TestAPauseLeavesTheMailboxAsItIs(t *testing.T) {
+	s := NewService(&Config{}, "web", "")
+	s.post(publish{})
+	s.hearAll()
+	if got := len(s.news); got != 1 {
+		t.Errorf("waiting for the actor: got %d, want the ring of the mailbox", got)
+	}
+	s.post(publish{}) // which rings no second time
+	if got := len(s.news); got != 1 {
+		t.Errorf("with two messages: got %d rings, want 1", got)
+	}
+}
