@@ -994,3 +994,16 @@ func TestAPauseLeavesTheMailboxAsItIs(t *testing.T) {
 		t.Errorf("with two messages: got %d rings, want 1", got)
 	}
 }
+
+// The reaper holds its lock while it tells of an exit: it must not wait for an
+// actor that is busy, whatever else that one has not heard yet.
+func TestWhoeverHasNewsNeverWaits(t *testing.T) {
+	s := NewService(&Config{}, "web", "")
+	for _, news := range []reaper.Exit{rung, {}, {Drained: true}} {
+		select {
+		case s.news <- news:
+		default:
+			t.Fatalf("no room for %+v beside %d others", news, len(s.news))
+		}
+	}
+}
