@@ -14,7 +14,7 @@ import (
 
 // transitions calls do with each event in each state that Step may meet.
 func transitions(do func(what string, s State, e Event)) {
-	at := time.Unix(1000, 0)
+	at := Moment(1000 * time.Second)
 	for _, p := range Phases {
 		for _, w := range Wants {
 			s := State{Phase: p, Want: w, Since: at.Add(-2 * time.Second), Due: at, Retry: time.Second}

@@ -24,12 +24,12 @@ type slow struct {
 	exited map[int]chan reaper.Exit
 }
 
-func (p *slow) Start(reaper.Command) (reaper.Process, error) {
+func (p *slow) Start(c reaper.Command) (reaper.Process, error) {
 	<-p.may
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pid := 1<<30 + len(p.exited)
-	p.exited[pid] = make(chan reaper.Exit, 1)
+	p.exited[pid] = c.Exited
 	return reaper.Process{Pid: pid, Exited: p.exited[pid]}, nil
 }
 

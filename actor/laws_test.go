@@ -38,7 +38,7 @@ func walk(t *testing.T, choices []byte) {
 		if !ok {
 			continue
 		}
-		if e.Kind == Timer && e.At.After(now) {
+		if e.Kind == Timer && e.At > now {
 			now = e.At
 		}
 		now = now.Add(time.Duration(c) * 7 * time.Millisecond)
@@ -97,7 +97,7 @@ func walk(t *testing.T, choices []byte) {
 		if (s.Phase == Backoff || s.Phase == Stopping) && s.Due.IsZero() {
 			fail("no timer")
 		}
-		if s.Phase == Stopping && !s.KillAt.IsZero() && s.Due.After(s.KillAt) {
+		if s.Phase == Stopping && !s.KillAt.IsZero() && s.Due > s.KillAt {
 			fail("the timer comes after the time-out")
 		}
 		if s.Phase == Down && (s.Want == WantUp || s.Want == WantOnce) && !starting {
@@ -135,7 +135,7 @@ func walk(t *testing.T, choices []byte) {
 
 // event turns a byte into something that can happen now; ok is false if the
 // choice cannot.
-func (w *world) event(c byte, s State, starting bool, now time.Time) (e Event, ok bool) {
+func (w *world) event(c byte, s State, starting bool, now Moment) (e Event, ok bool) {
 	if starting {
 		// The answer to a Spawn comes before everything else.
 		if c%8 < 3 {

@@ -8,26 +8,18 @@ import "sync"
 type mailbox[T any] struct {
 	mu    sync.Mutex // guards queue between senders and the reader
 	queue []T
-	wake  chan struct{}
 }
 
-func newMailbox[T any]() mailbox[T] {
-	return mailbox[T]{wake: make(chan struct{}, 1)}
-}
-
-// put adds a message.
-func (m *mailbox[T]) put(message T) {
+// put adds a message. If it is the first since the last take, whoever puts it
+// wakes the reader.
+func (m *mailbox[T]) put(message T) (first bool) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.queue = append(m.queue, message)
-	m.mu.Unlock()
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+	return len(m.queue) == 1
 }
 
-// take returns all messages, the oldest first. It is called after wake has
-// been received from.
+// take returns all messages, the oldest first.
 func (m *mailbox[T]) take() []T {
 	m.mu.Lock()
 	defer m.mu.Unlock()

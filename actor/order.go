@@ -114,7 +114,7 @@ func (v *Supervisor) graph() needs.Graph {
 type parting struct{}
 
 // part tells the service that. It does not block.
-func (s *Service) part() { s.mail.put(parting{}) }
+func (s *Service) part() { s.post(parting{}) }
 
 // leave does not wait for the turn if there is nothing to wait for: the
 // service does not run, or is being stopped already.

@@ -18,7 +18,7 @@ import (
 
 // moments are when each service began to stop and was down, in seconds since
 // begin: "a 0-1".
-func (b *bench) moments(begin time.Time) string {
+func (b *bench) moments(begin Moment) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	stopping, down := make(map[string]time.Duration), make(map[string]time.Duration)
@@ -70,7 +70,7 @@ func TestAShutdownStopsDependentsFirst(t *testing.T) {
 		b.up(v, []string{"net", "db", "web", "other"}, "")
 		b.up(v, []string{"net", "db", "web", "other", "asks"}, "")
 		b.write("asks", rundir.Waiting, "other\n") // which is a need too
-		begin := time.Now()
+		begin := Now()
 		stop()
 		if got, want := b.moments(begin), "asks 0-1, db 1-2, net 2-3, other 1-2, web 0-1"; got != want {
 			t.Errorf("got %s, want %s", got, want)
@@ -88,7 +88,7 @@ func TestACircleOrADeafDependentDelaysNothingBeyondItsTimeOut(t *testing.T) {
 		b.up(v, []string{"a", "b", "c"}, "")
 		b.kernel.deaf = true
 		b.up(v, []string{"a", "b", "c", "deaf"}, "c")
-		begin := time.Now()
+		begin := Now()
 		stop()
 		if got, want := b.moments(begin), "a 0-1, b 0-1, c 10-11, deaf 0-10"; got != want {
 			t.Errorf("got %s, want %s", got, want)
@@ -103,7 +103,7 @@ func TestACircleOrADeafDependentDelaysNothingBeyondItsTimeOut(t *testing.T) {
 		b.kernel.undead = true
 		b.kernel.deaf = true
 		b.up(v, []string{"c", "undead"}, "c")
-		begin := time.Now()
+		begin := Now()
 		v.Shutdown()
 		time.Sleep(20 * time.Second)
 		if got, want := b.moments(begin), "c 10.25-11.25"; got != want {
@@ -133,7 +133,7 @@ func TestAShutdownStartsNothingAnyMore(t *testing.T) {
 		v.Found(entries("dies", "asked", "last", "fails"))
 		b.expect("fails", "blocked")
 		b.kernel.refuse = nil
-		begin, starts := time.Now(), len(b.kernel.started())
+		begin, starts := Now(), len(b.kernel.started())
 		v.Shutdown()
 		for _, k := range []Kind{Restart, Start, Once, Released} {
 			for _, name := range []string{"asked", "fails", "dies"} {

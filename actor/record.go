@@ -13,7 +13,7 @@ func (s *Service) remember() error {
 	if s.state.Group == 0 && !s.state.starting() {
 		s.from, s.to = 0, 0
 	}
-	r := s.state.record(time.Now(), rundir.Clock())
+	r := s.state.record(Now(), rundir.Clock())
 	r.Name, r.From, r.To = s.name, s.from, s.to
 	r.HoldIno, r.HoldCtime = s.acted.ino, s.acted.ctime
 	if s.answers != nil {
@@ -25,9 +25,9 @@ func (s *Service) remember() error {
 }
 
 // record is what the next daemon has to know of a state. now and clock are the
-// same moment by time.Now and by rundir.Clock, which other processes share.
-func (s State) record(now time.Time, clock time.Duration) rundir.Record {
-	moment := func(t time.Time) time.Duration {
+// same moment by Now and by rundir.Clock, which other processes share.
+func (s State) record(now Moment, clock time.Duration) rundir.Record {
+	moment := func(t Moment) time.Duration {
 		if t.IsZero() {
 			return 0
 		}
@@ -56,10 +56,10 @@ func (s State) record(now time.Time, clock time.Duration) rundir.Record {
 // restored is the state that a record was made of. It is of no use if the
 // record contradicts itself, which none does that a daemon has written: then
 // ok is false.
-func restored(r rundir.Record, now time.Time, clock time.Duration) (s State, ok bool) {
-	moment := func(d time.Duration) time.Time {
+func restored(r rundir.Record, now Moment, clock time.Duration) (s State, ok bool) {
+	moment := func(d time.Duration) Moment {
 		if d == 0 {
-			return time.Time{}
+			return 0
 		}
 		return now.Add(d - clock)
 	}
@@ -97,7 +97,7 @@ func restored(r rundir.Record, now time.Time, clock time.Duration) (s State, ok 
 // is adopted, what waits waits on, and what was asked for meanwhile, by a lock
 // file written or removed, is done.
 func (s *Service) resume(past rundir.Record) {
-	state, ok := restored(past, time.Now(), rundir.Clock())
+	state, ok := restored(past, Now(), rundir.Clock())
 	if !ok {
 		s.begin(WantUp)
 		return
@@ -129,12 +129,9 @@ func (s *Service) resume(past rundir.Record) {
 		s.config.Attend(s.name)
 	}
 	if state.Group != 0 {
-		s.process = s.config.Processes.Adopt(reaper.Adoption{
-			Group: state.Group, Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(),
+		s.config.Processes.Adopt(reaper.Adoption{
+			Group: state.Group, Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(), Exited: s.news,
 		})
-		if state.Pid == 0 {
-			s.drained = s.process.Drained
-		}
 	}
 	var missed []Event
 	if starting := s.anew(hold, versionOf(stamp) == s.acted); starting != nil {
@@ -227,7 +224,8 @@ func (s *Service) found() (answer Event, known bool) {
 	a, found := s.config.Processes.Find(s.mark(), s.from)
 	if found {
 		s.from, s.to = a.From, a.To
-		s.process = s.config.Processes.Adopt(a)
+		a.Exited = s.news
+		s.config.Processes.Adopt(a)
 		return Event{Kind: Started, Pid: a.Group}, true
 	}
 	if s.lapse {

@@ -22,16 +22,16 @@ import (
 // had written down, what has happened since, and what the next one makes of it.
 
 // anyState draws a state that a daemon can have written down at a moment.
-func anyState(t *rapid.T, now time.Time) State {
+func anyState(t *rapid.T, now Moment) State {
 	const reach = 400 * time.Hour
-	moment := func(name string) time.Time {
+	moment := func(name string) Moment {
 		return now.Add(time.Duration(rapid.Int64Range(-int64(reach), int64(reach)).Draw(t, name)))
 	}
-	maybe := func(name string) time.Time {
+	maybe := func(name string) Moment {
 		if rapid.Bool().Draw(t, name+" set") {
 			return moment(name)
 		}
-		return time.Time{}
+		return 0
 	}
 	s := State{
 		Phase:     rapid.SampledFrom(Phases).Draw(t, "phase"),
@@ -97,19 +97,19 @@ func reread(t *testing.T, r rundir.Record) rundir.Record {
 
 // TestAStateComesBackFromItsRecord: all of it but what the scanner knows better
 // and the two spans that are words by then, and every moment as far away as it
-// was, whatever the wall clock says meanwhile.
+// was, whatever the next daemon counts its Moments from.
 func TestAStateComesBackFromItsRecord(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		now, clock := time.Now(), 1000*time.Hour
+		now, clock := Now(), 1000*time.Hour
 		before := anyState(rt, now)
 		r := before.record(now, clock)
 		r.Name = "web"
 		if rapid.IntRange(0, 20).Draw(rt, "file") == 0 {
 			r = reread(t, r) // slower, and rundir has tests of its own for it
 		}
-		// The next daemon reads it a while later, by a wall clock that was set.
+		// The next daemon reads it a while later, and its Moments begin elsewhere.
 		passed := time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(rt, "passed"))
-		later := time.Unix(rapid.Int64Range(0, 1<<32).Draw(rt, "wall"), 0)
+		later := now.Add(time.Duration(rapid.Int64Range(-1<<59, 1<<59).Draw(rt, "later")))
 		after, ok := restored(r, later, clock+passed)
 		if !ok {
 			rt.Fatalf("refused: %+v", r)
@@ -118,8 +118,8 @@ func TestAStateComesBackFromItsRecord(t *testing.T) {
 		for i := range b.NumField() {
 			name := b.Type().Field(i).Name
 			switch old := b.Field(i).Interface().(type) {
-			case time.Time:
-				now1 := a.Field(i).Interface().(time.Time)
+			case Moment:
+				now1 := a.Field(i).Interface().(Moment)
 				if old.IsZero() != now1.IsZero() || !old.IsZero() && old.Sub(now) != now1.Sub(later)+passed {
 					rt.Errorf("%s: got %v from then, want %v", name, now1.Sub(later)+passed, old.Sub(now))
 				}
@@ -134,7 +134,7 @@ func TestAStateComesBackFromItsRecord(t *testing.T) {
 
 // What a cause is made of is not kept; its words are.
 func TestTheWordsOfACauseComeBack(t *testing.T) {
-	now := time.Now()
+	now := Now()
 	before := State{
 		Phase: Backoff, Want: WantUp, Since: now, Due: now.Add(time.Second), Retry: time.Second,
 		Cause: byItself, LastExit: "exit 3", Life: 200 * time.Millisecond, Waited: 4 * time.Second, Bar: "not executable",
@@ -158,7 +158,7 @@ func TestEveryReachableStateCanBeTakenOver(t *testing.T) {
 			if !ok {
 				continue
 			}
-			if e.Kind == Timer && e.At.After(now) {
+			if e.Kind == Timer && e.At > now {
 				now = e.At
 			}
 			now = now.Add(time.Duration(c) * 7 * time.Millisecond)
@@ -210,7 +210,7 @@ func (k *kernel) survivor(name string) *fake {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.next++
-	p := &fake{pid: k.next, name: name, exited: make(chan reaper.Exit, 1), drained: make(chan struct{}),
+	p := &fake{pid: k.next, name: name, exited: make(chan reaper.Exit, 2),
 		main: true, left: k.left, deaf: k.deaf, after: k.stopTime, undead: k.undead}
 	k.running[p.pid] = p
 	return p
@@ -218,7 +218,7 @@ func (k *kernel) survivor(name string) *fake {
 
 // past is a good record of a service in a state, of a process if it has one.
 func past(name string, s State, p *fake) rundir.Record {
-	now := time.Now()
+	now := Now()
 	if s.Since.IsZero() {
 		s.Since = now.Add(-time.Minute)
 	}
@@ -695,7 +695,7 @@ func TestAOnceThatHasRunIsNotRepeated(t *testing.T) {
 
 func TestBackoffGoesOnWithWhatIsLeftOfIt(t *testing.T) {
 	resumed(t, "half way", func(t *testing.T, b *bench) {
-		now := time.Now()
+		now := Now()
 		b.kernel.life = 1
 		r := past("web", State{
 			Phase: Backoff, Want: WantUp, Since: now.Add(-30 * time.Second), Due: now.Add(30 * time.Second), Retry: time.Minute,
@@ -725,14 +725,14 @@ func TestBackoffGoesOnWithWhatIsLeftOfIt(t *testing.T) {
 		b.expect("web", "up")
 	})
 	resumed(t, "over meanwhile", func(t *testing.T, b *bench) {
-		r := past("web", State{Phase: Backoff, Want: WantUp, Due: time.Now().Add(-time.Second), Retry: time.Second}, nil)
+		r := past("web", State{Phase: Backoff, Want: WantUp, Due: Now().Add(-time.Second), Retry: time.Second}, nil)
 		b.resume(r, "")
 		b.expect("web", "up")
 		b.check(0, 1)
 	})
 	resumed(t, "an end after that is judged by the one before", func(t *testing.T, b *bench) {
 		p := b.kernel.survivor("web")
-		now := time.Now()
+		now := Now()
 		r := past("web", State{Phase: Up, Want: WantUp, Since: now.Add(-2 * time.Second), Ended: now.Add(-10 * time.Second)}, p)
 		b.resume(r, "")
 		b.kernel.end(p, 1<<8)
@@ -742,7 +742,7 @@ func TestBackoffGoesOnWithWhatIsLeftOfIt(t *testing.T) {
 		b.kernel.left, b.kernel.deaf = true, true
 		p := b.kernel.survivor("web")
 		b.kernel.left = false
-		now := time.Now()
+		now := Now()
 		b.kernel.end(p, 0)
 		<-p.exited
 		r := past("web", State{Phase: Stopping, Want: WantUp, NotBefore: now.Add(30 * time.Second), Cause: "x"}, p)
@@ -758,8 +758,8 @@ func TestAStopGoesOnWithItsOldDeadline(t *testing.T) {
 	resumed(t, "KILL at the time-out", func(t *testing.T, b *bench) {
 		b.kernel.deaf = true
 		p := b.kernel.survivor("web")
-		at := time.Now().Add(30 * time.Second)
-		r := past("web", State{Phase: Stopping, Want: WantDown, Due: time.Now().Add(10 * time.Second), KillAt: at}, p)
+		at := Now().Add(30 * time.Second)
+		r := past("web", State{Phase: Stopping, Want: WantDown, Due: Now().Add(10 * time.Second), KillAt: at}, p)
 		b.locked(&r, "TERM\n")
 		b.resume(r, "")
 		time.Sleep(30*time.Second - soon)
@@ -772,7 +772,7 @@ func TestAStopGoesOnWithItsOldDeadline(t *testing.T) {
 	resumed(t, "past meanwhile", func(t *testing.T, b *bench) {
 		b.kernel.deaf = true
 		p := b.kernel.survivor("web")
-		already := time.Now().Add(-time.Second)
+		already := Now().Add(-time.Second)
 		b.resume(past("web", State{Phase: Stopping, Want: WantUp, Due: already, KillAt: already}, p), "")
 		b.expect("web", "up")
 		b.check(1, 1, "web group KILL")
@@ -792,7 +792,7 @@ func TestAStopGoesOnWithItsOldDeadline(t *testing.T) {
 	resumed(t, "killed already", func(t *testing.T, b *bench) {
 		b.kernel.undead = true
 		p := b.kernel.survivor("web")
-		now := time.Now()
+		now := Now()
 		r := past("web", State{Phase: Stopping, Want: WantDown, Due: now.Add(time.Second), Killed: now.Add(-time.Second)}, p)
 		b.locked(&r, "TERM\n")
 		b.resume(r, "")
@@ -983,7 +983,7 @@ func TestAStartThatStillHangsIsWaitedFor(t *testing.T) {
 
 func TestABlockedServiceIsLookedAtAgain(t *testing.T) {
 	resumed(t, "still unfit", func(t *testing.T, b *bench) {
-		now := time.Now().Add(-time.Hour)
+		now := Now().Add(-time.Hour)
 		s := b.resume(past("web", State{Phase: Blocked, Want: WantUp, Since: now, Cause: "not executable"}, nil), "not executable")
 		time.Sleep(time.Hour)
 		b.expect("web", "blocked")
@@ -1005,7 +1005,7 @@ func TestAContradictoryRecordBeginsAnew(t *testing.T) {
 		resumed(t, test.what, func(t *testing.T, b *bench) {
 			stranger := b.kernel.survivor("stranger")
 			r := past("web", State{Phase: test.phase, Want: WantUp, Starts: 7}, stranger)
-			if _, ok := restored(r, time.Now(), rundir.Clock()); !ok {
+			if _, ok := restored(r, Now(), rundir.Clock()); !ok {
 				t.Fatal("refused before the change")
 			}
 			test.change(&r)

@@ -168,17 +168,15 @@ func (HeldUp) fact()      {}
 type Service struct {
 	config *Config
 	name   string
-	mail   mailbox[any] // Order, or Event from the supervisor
+	mail   mailbox[any]     // Order, or Event from the supervisor
+	news   chan reaper.Exit // all that the actor waits for: exits, and rung
 	ended  func(name string, swept bool)
 
 	resuming *rundir.Record // what the daemon before this one left of it; nil once it is taken over
 
-	state   State
-	process reaper.Process
-	drained <-chan struct{} // the process's, from its exit on: before that it is no news
-	alarm   *time.Timer     // rings when something is due; nil: nothing is
-	turn    bool            // it has one of config.turns, as long as a guard may be held
-	guard   *rundir.Guard   // held from before a fork until the state is published
+	state State
+	alarm *time.Timer   // rings when something is due; nil: nothing is
+	guard *rundir.Guard // held from before a fork until the state is published
 
 	// While something is handled: the service's folder, and what was in it
 	// when it was opened.
@@ -187,20 +185,23 @@ type Service struct {
 
 	slot     int           // of its record; 0: none yet
 	from, to time.Duration // its main process was made between these; see rundir.Record
-	unsure   bool          // a start was under way when the last daemon ended
-	lapse    bool          // and is not to be made if it was not
-	unfit    string        // nor for this reason, which the scanner has given; see found
-	stale    bool          // pid may name a process of an earlier run: it could not be removed
+	unfit    string        // why the start is not to be made either, as the scanner says, if it is unsure; see found
 
-	shownPid  int      // what the pid files say, or unknownPid
-	shown     face     // what the status file says
-	owed      bool     // the status is to be written soon: see brief
-	answers   *answers // nil: nobody has asked for anything
-	unwritten bool     // the last try to publish failed
-	acted     version  // the lock file that was last acted upon
-	retired   bool
-	habit     habit
+	shownPid int      // what the pid files say, or unknownPid
+	shown    face     // what the status file says
+	answers  *answers // nil: nobody has asked for anything
+	acted    version  // the lock file that was last acted upon
+	habit    habit
+
+	// There may be very many services: what takes a byte stands together.
+	turn      bool // it has one of config.turns, as long as a guard may be held
+	unsure    bool // a start was under way when the last daemon ended
+	lapse     bool // and is not to be made if it was not
+	stale     bool // pid may name a process of an earlier run: it could not be removed
+	owed      bool // the status is to be written soon: see brief
+	unwritten bool // the last try to publish failed
 	parting   bool // the daemon stops, and this service when its turn comes: see part
+	retired   bool
 }
 
 // unknownPid stands for pid files of which only some may have been written or
@@ -220,19 +221,21 @@ type face struct {
 	phase  Phase
 	want   Want
 	killed bool
-	pid    int
-	starts int
+	pid    int32
+	starts int32
 	cause  string
 }
 
 func (s State) face() face {
-	return face{s.Phase, s.Want, !s.Killed.IsZero(), s.Pid, s.Starts, s.Cause}
+	return face{s.Phase, s.Want, !s.Killed.IsZero(), int32(s.Pid), int32(s.Starts), s.Cause}
 }
 
 // NewService makes the actor of a service. bar is why its entry cannot be
 // run, or empty.
 func NewService(config *Config, name, bar string) *Service {
-	s := &Service{config: config, name: name, mail: newMailbox[any]()}
+	// There is room for the two exits of a process, of which there is one at any
+	// time, and for one rung.
+	s := &Service{config: config, name: name, news: make(chan reaper.Exit, 3)}
 	s.state.Bar = bar
 	return s
 }
@@ -247,13 +250,25 @@ func Resume(config *Config, past rundir.Record, bar string) *Service {
 
 // Tell gives the actor an order. It does not block; after the actor has ended
 // it does nothing.
-func (s *Service) Tell(o Order) { s.mail.put(o) }
+func (s *Service) Tell(o Order) { s.post(o) }
 
 // Shutdown stops the service for good; then Run returns. It does not block.
 func (s *Service) Shutdown() { s.tell(Event{Kind: Shutdown}) }
 
 // tell gives the actor an event.
-func (s *Service) tell(e Event) { s.mail.put(e) }
+func (s *Service) tell(e Event) { s.post(e) }
+
+// post gives the actor a message. It does not block.
+func (s *Service) post(message any) {
+	if s.mail.put(message) {
+		s.news <- rung
+	}
+}
+
+// rung is among the exits, and none that any process has: it says that there is
+// something in the mailbox. One channel for everything is two less for each
+// service, and a goroutine that waits for one takes up less than in a select.
+var rung = reaper.Exit{Alone: true, Drained: true}
 
 // Run is the actor. It returns when the service is gone for good: after
 // Removed or Shutdown, with nothing of it left. It tells whether its folder
@@ -289,17 +304,43 @@ func (s *Service) Go(first Want, ended func(name string, swept bool)) {
 // wait waits for the next thing to handle. It has no variables and calls
 // nothing deep before there is one.
 func (s *Service) wait() {
-	select {
-	case exit := <-s.process.Exited:
-		s.takeTurn(s.state.Want == WantUp)
-		s.exited(exit)
-	case <-s.drained:
-		s.drained = nil
-		s.handle(Event{Kind: Drained}, false)
-	case <-s.mail.wake:
+	exit := <-s.news
+	if exit == rung {
 		s.read()
+	} else {
+		s.takeTurn(s.state.Want == WantUp && !exit.Drained)
+		s.hear(exit)
 	}
 	s.onward()
+}
+
+// hear handles an exit.
+func (s *Service) hear(exit reaper.Exit) {
+	if exit.Drained {
+		s.handle(Event{Kind: Drained}, false)
+	} else {
+		s.exited(exit)
+	}
+}
+
+// hearAll handles all exits that there are, and leaves the mailbox as it is.
+func (s *Service) hearAll() {
+	full := false
+	for more := true; more; {
+		select {
+		case exit := <-s.news:
+			if exit == rung {
+				full = true
+			} else {
+				s.hear(exit)
+			}
+		default:
+			more = false
+		}
+	}
+	if full {
+		s.news <- rung
+	}
 }
 
 // onward is called when everything that there was is handled.
@@ -362,7 +403,7 @@ func (s *Service) close() {
 // begin puts the folder in order, which may be a leftover, and starts the
 // service unless it is held.
 func (s *Service) begin(first Want) {
-	s.state.Since = time.Now()
+	s.state.Since = Now()
 	hold := rundir.NoHold
 	if _, err := s.open(); err == nil {
 		var stamp rundir.Stamp
@@ -422,11 +463,7 @@ func (s *Service) take(message any) {
 	case ring:
 		s.rang()
 	case pause:
-		select {
-		case exit := <-s.process.Exited:
-			s.exited(exit)
-		default:
-		}
+		s.hearAll()
 		s.close()
 		m.rest()
 	case parting:
@@ -545,10 +582,6 @@ func versionOf(file rundir.Stamp) version { return version{file.Ino, file.Ctime}
 // the lock file writes it first and then signals the process; its doorbell may
 // still be on its way, so the lock is looked at before anything is restarted.
 func (s *Service) exited(exit reaper.Exit) {
-	s.process.Exited = nil
-	if !exit.Alone {
-		s.drained = s.process.Drained
-	}
 	if s.parting && s.state.Phase == Up {
 		s.handle(Event{Kind: Shutdown}, false) // nothing is restarted now
 	}
@@ -649,7 +682,7 @@ func changed(old, new State) bool {
 // complete fills in what an event is to carry: the time, and what the
 // service's folder says.
 func (s *Service) complete(e Event) Event {
-	e.At = time.Now()
+	e.At = Now()
 	e.Manner = s.config.Manner
 	switch e.Kind {
 	case Stop, Kill, Restart, Removed, Shutdown, Exited:
@@ -689,12 +722,12 @@ func (s *Service) arm() {
 	}
 	delay := brief
 	if due := s.state.Due; !due.IsZero() {
-		delay = time.Until(due)
+		delay = due.Sub(Now())
 		if s.owed {
 			delay = min(delay, brief)
 		}
 	}
-	s.alarm = time.AfterFunc(delay, func() { s.mail.put(ring{}) })
+	s.alarm = time.AfterFunc(delay, func() { s.post(ring{}) })
 }
 
 // ring is the message of the alarm.
@@ -704,7 +737,7 @@ type ring struct{}
 func (s *Service) rang() {
 	if s.owed {
 		s.publish()
-		if s.state.Due.IsZero() || time.Now().Before(s.state.Due) {
+		if s.state.Due.IsZero() || Now().Before(s.state.Due) {
 			s.arm()
 			return
 		}
@@ -749,13 +782,12 @@ func (s *Service) spawn() Event {
 	// the process.
 	s.from, s.to = reaper.BootTime(), 0
 	s.remember()
-	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env, Late: s.hangs})
+	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env, Late: s.hangs, Exited: s.news})
 	if err != nil {
 		s.from = 0
 		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
 	}
 	s.to = reaper.BootTime()
-	s.process = process
 	s.there = rundir.Everything // it may write what it likes from now on
 	s.habit.begun(path)
 	return Event{Kind: Started, Pid: process.Pid}
@@ -881,7 +913,7 @@ func (s *Service) write() error {
 		}
 		s.shownPid = pid
 	}
-	status := s.state.Status(time.Now(), rundir.Clock())
+	status := s.state.Status(Now(), rundir.Clock(), time.Now())
 	if a := s.answers; a != nil {
 		status.Requests, status.Refused = a.requests, a.refused
 	}

@@ -53,16 +53,15 @@ type start struct {
 }
 
 type fake struct {
-	pid     int
-	name    string
-	exited  chan reaper.Exit
-	drained chan struct{}
-	main    bool
-	left    bool
-	ending  bool
-	deaf    bool
-	after   time.Duration
-	undead  bool
+	pid    int
+	name   string
+	exited chan reaper.Exit
+	main   bool
+	left   bool
+	ending bool
+	deaf   bool
+	after  time.Duration
+	undead bool
 }
 
 func newKernel(t *testing.T) *kernel {
@@ -83,14 +82,14 @@ func (k *kernel) Start(c reaper.Command) (reaper.Process, error) {
 		}
 	}
 	k.next++
-	p := &fake{pid: k.next, name: name, exited: make(chan reaper.Exit, 1), drained: make(chan struct{}), main: true, left: k.left, deaf: k.deaf, after: k.stopTime, undead: k.undead}
+	p := &fake{pid: k.next, name: name, exited: c.Exited, main: true, left: k.left, deaf: k.deaf, after: k.stopTime, undead: k.undead}
 	k.running[p.pid] = p
 	k.starts = append(k.starts, start{time.Now(), name, c.Env})
 	if k.life > 0 {
 		status := k.status
 		time.AfterFunc(k.life, func() { k.end(p, status) })
 	}
-	return reaper.Process{Pid: p.pid, Exited: p.exited, Drained: p.drained}, nil
+	return reaper.Process{Pid: p.pid, Exited: p.exited}, nil
 }
 
 // end is the end of a main process.
@@ -117,7 +116,7 @@ func (k *kernel) drain(p *fake) {
 	}
 	p.left = false
 	delete(k.running, p.pid)
-	close(p.drained)
+	p.exited <- reaper.Exit{Drained: true}
 }
 
 func (k *kernel) Signal(pid int, sig unix.Signal) error {
@@ -161,17 +160,19 @@ func (k *kernel) Probe(int, bool) {}
 func (k *kernel) Adopt(a reaper.Adoption) reaper.Process {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.adopted = append(k.adopted, a)
+	told := a
+	told.Exited = nil
+	k.adopted = append(k.adopted, told)
 	if p := k.running[a.Group]; p != nil {
-		return reaper.Process{Pid: p.pid, Exited: p.exited, Drained: p.drained}
+		p.exited = a.Exited
+		return reaper.Process{Pid: p.pid, Exited: p.exited}
 	}
-	exited, drained := make(chan reaper.Exit, 1), make(chan struct{})
 	if a.Led {
-		exited <- reaper.Exit{Status: reaper.Unknown, Alone: true}
+		a.Exited <- reaper.Exit{Status: reaper.Unknown, Alone: true}
 	} else {
-		close(drained)
+		a.Exited <- reaper.Exit{Drained: true}
 	}
-	return reaper.Process{Pid: a.Group, Exited: exited, Drained: drained}
+	return reaper.Process{Pid: a.Group, Exited: a.Exited}
 }
 
 // Find finds what was said to be found.
@@ -353,7 +354,7 @@ func TestAPidFileThatIsHalfOfItGoes(t *testing.T) {
 			t.Errorf("after the end: got pid %s, want it gone", pid)
 		}
 		os.Remove(filepath.Join(b.dir.Path(), "web", "syspid", "of somebody else"))
-		s.mail.put(publish{})
+		s.post(publish{})
 		b.expect("web", "down")
 	})
 }
@@ -1064,4 +1065,32 @@ func TestTheEssentialServiceEndsTheDaemonOnlyByItself(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// A pause hears the exits that there are. What was put into the mailbox
+// meanwhile is read after it.
+func TestAPauseLeavesTheMailboxAsItIs(t *testing.T) {
+	s := NewService(&Config{}, "web", "")
+	s.post(publish{})
+	s.hearAll()
+	if got := len(s.news); got != 1 {
+		t.Errorf("waiting for the actor: got %d, want the ring of the mailbox", got)
+	}
+	s.post(publish{}) // which rings no second time
+	if got := len(s.news); got != 1 {
+		t.Errorf("with two messages: got %d rings, want 1", got)
+	}
+}
+
+// The reaper holds its lock while it tells of an exit: it must not wait for an
+// actor that is busy, whatever else that one has not heard yet.
+func TestWhoeverHasNewsNeverWaits(t *testing.T) {
+	s := NewService(&Config{}, "web", "")
+	for _, news := range []reaper.Exit{rung, {}, {Drained: true}} {
+		select {
+		case s.news <- news:
+		default:
+			t.Fatalf("no room for %+v beside %d others", news, len(s.news))
+		}
+	}
 }

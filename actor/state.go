@@ -62,6 +62,31 @@ func (w Want) String() string {
 	return [...]string{"down", "up", "once", "gone"}[w]
 }
 
+// Moment is a time by the monotonic clock, in nanoseconds since epoch; zero is
+// never. It is a third of a time.Time, of which each service has
+// several.
+type Moment int64
+
+// epoch is what Moments begin at: long enough ago for every one that a daemon
+// before this one has written down, and for the virtual time of tests, which
+// begins in the year 2000, so that none is zero by chance or below it.
+var epoch = time.Now().Add(-40 * 365 * 24 * time.Hour)
+
+// Now is this Moment.
+func Now() Moment { return Moment(time.Since(epoch)) }
+
+// Add is like that of time.Time.
+func (m Moment) Add(d time.Duration) Moment { return m + Moment(d) }
+
+// Sub is like that of time.Time.
+func (m Moment) Sub(earlier Moment) time.Duration { return time.Duration(m - earlier) }
+
+// Before is like that of time.Time.
+func (m Moment) Before(later Moment) bool { return m < later }
+
+// IsZero tells whether it is never.
+func (m Moment) IsZero() bool { return m == 0 }
+
 // State is everything that Step knows of a service. Its zero value is a
 // service that is held down.
 type State struct {
@@ -71,14 +96,14 @@ type State struct {
 	Group int // the process group: set in Up and Stopping, else 0
 	Pid   int // the main process, which has the group's number; 0 once it is reaped
 
-	Since  time.Time // when the phase began
-	Due    time.Time // when Step wants a Timer event; zero: never
-	KillAt time.Time // Stopping: when to send KILL; zero: never, or sent
-	Killed time.Time // Stopping: when KILL was sent; zero: not
+	Since  Moment // when the phase began
+	Due    Moment // when Step wants a Timer event; zero: never
+	KillAt Moment // Stopping: when to send KILL; zero: never, or sent
+	Killed Moment // Stopping: when KILL was sent; zero: not
 
-	NotBefore time.Time     // earliest next start, when it ended by itself
+	NotBefore Moment        // earliest next start, when it ended by itself
 	Failures  int           // steps taken on the ladder of delays
-	Ended     time.Time     // when it last ended by itself
+	Ended     Moment        // when it last ended by itself
 	Retry     time.Duration // Backoff: from Since to Due
 
 	Bar   string // why its entry cannot be run, from the scanner; empty if it can
@@ -166,7 +191,7 @@ func (r Refusal) String() string { return [...]string{"barred", "short", "busy",
 // other fields belong to the kinds that name them.
 type Event struct {
 	Kind    Kind
-	At      time.Time
+	At      Moment
 	Bar     string             // Appeared
 	Pid     int                // Started
 	Refusal Refusal            // Refused

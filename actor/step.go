@@ -85,7 +85,7 @@ func (s State) ordered(want Want, e Event) (State, []Effect) {
 		s.Want = want
 	case Stopping:
 		s.Want = want
-		s.NotBefore = time.Time{}
+		s.NotBefore = 0
 	case Down, Backoff, Blocked:
 		if s.starting() {
 			return s, nil
@@ -222,7 +222,7 @@ func (s State) ended(e Event) (State, []Effect) {
 	// Waiting for others is neither life nor failure.
 	life := max(0, e.At.Sub(s.Since)-e.Waited)
 	s.Cause, s.Life, s.Waited = byItself, life, e.Waited
-	s.NotBefore = time.Time{}
+	s.NotBefore = 0
 	if s.Want == WantOnce {
 		s.Want = WantDown
 	} else {
@@ -243,12 +243,12 @@ func (s State) ended(e Event) (State, []Effect) {
 // nextStart is the rule of section 4 of sysmgr(8): one end after a second or
 // more of life is free, unless there was another in the last 30 s; all others
 // climb the ladder of delays, from which 30 s of life come down at once.
-func (s *State) nextStart(at time.Time, life time.Duration) time.Time {
+func (s *State) nextStart(at Moment, life time.Duration) Moment {
 	if life >= forgiven {
 		s.Failures = 0
 	}
 	if life >= lived && (s.Ended.IsZero() || at.Sub(s.Ended) >= forgiven) {
-		return time.Time{}
+		return 0
 	}
 	return at.Add(s.climb())
 }
@@ -275,7 +275,7 @@ func (s State) timer(e Event) (State, []Effect) {
 	}
 	switch s.Phase {
 	case Down, Up:
-		s.Due = time.Time{}
+		s.Due = 0
 	case Backoff, Blocked:
 		return s.start(e)
 	case Stopping:
@@ -308,8 +308,8 @@ func (s State) starting() bool {
 
 // start asks for a process, unless the entry is known not to run.
 func (s State) start(e Event) (State, []Effect) {
-	s.NotBefore = time.Time{}
-	s.Due = time.Time{}
+	s.NotBefore = 0
+	s.Due = 0
 	if s.Bar != "" {
 		return s.block(e.At, s.Bar), nil
 	}
@@ -343,7 +343,7 @@ func (s State) clear(e Event) (State, []Effect) {
 
 // kill ends everything in the group for sure.
 func (s State) kill(e Event) (State, []Effect) {
-	s.KillAt = time.Time{}
+	s.KillAt = 0
 	s.Killed = e.At
 	s.Due = e.At.Add(probeEvery)
 	return s, kills
@@ -352,7 +352,7 @@ func (s State) kill(e Event) (State, []Effect) {
 // settle is where a service comes to when nothing of it is left.
 func (s State) settle(e Event) (State, []Effect) {
 	s.Group = 0
-	s.KillAt, s.Killed = time.Time{}, time.Time{}
+	s.KillAt, s.Killed = 0, 0
 	switch s.Want {
 	case WantGone:
 		return s.rest(e, s.Cause), retires
@@ -369,42 +369,42 @@ func (s State) settle(e Event) (State, []Effect) {
 // rest is a service that has nothing to do. An order ends a run of failures.
 func (s State) rest(e Event, cause string) State {
 	s = s.enter(Down, e.At, cause)
-	s.NotBefore = time.Time{}
+	s.NotBefore = 0
 	s.Failures = 0
 	return s
 }
 
-func (s State) wait(at time.Time, delay time.Duration, cause string) State {
+func (s State) wait(at Moment, delay time.Duration, cause string) State {
 	s = s.enter(Backoff, at, cause)
 	s.Retry = delay
 	s.Due = at.Add(delay)
 	return s
 }
 
-func (s State) block(at time.Time, cause string) State {
+func (s State) block(at Moment, cause string) State {
 	if s.Cause == cause && !s.Since.IsZero() {
 		at = s.Since
 	}
 	return s.enter(Blocked, at, cause)
 }
 
-func (s State) enter(p Phase, at time.Time, cause string) State {
+func (s State) enter(p Phase, at Moment, cause string) State {
 	s.Phase, s.Since, s.Cause = p, at, cause
-	s.Due, s.Retry = time.Time{}, 0
+	s.Due, s.Retry = 0, 0
 	return s
 }
 
 // deadline is when a stop that begins now turns to KILL; zero means never.
-func deadline(e Event) time.Time {
+func deadline(e Event) Moment {
 	if e.Manner.Grace <= 0 {
-		return time.Time{}
+		return 0
 	}
 	return e.At.Add(e.Manner.Grace)
 }
 
 // nextLook is when a stop that is not yet KILL wants its timer: to look at
 // the group again, or to KILL.
-func (s State) nextLook(at time.Time) time.Time {
+func (s State) nextLook(at Moment) Moment {
 	look := at.Add(probeEvery)
 	if s.Pid != 0 {
 		look = at.Add(stuckEvery) // the reaper tells of its end
@@ -439,9 +439,9 @@ func short(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// Status is what the status file says of a state. now and clock are the same
-// moment by the wall and by rundir.Clock.
-func (s State) Status(now time.Time, clock time.Duration) rundir.Status {
+// Status is what the status file says of a state. now, clock and wall are the
+// same moment, by rundir.Clock and by the wall.
+func (s State) Status(now Moment, clock time.Duration, wall time.Time) rundir.Status {
 	wanted := s.Want
 	if wanted == WantGone {
 		wanted = WantDown
@@ -454,7 +454,7 @@ func (s State) Status(now time.Time, clock time.Duration) rundir.Status {
 		Phase:    s.Phase.String(),
 		Wanted:   wanted.String(),
 		Pid:      s.Pid,
-		Since:    s.Since,
+		Since:    wall.Add(s.Since.Sub(now)),
 		Clock:    max(0, clock-now.Sub(s.Since)),
 		Starts:   s.Starts,
 		Restarts: s.Restarts,

@@ -26,6 +26,7 @@ type File struct{ Dev, Ino uint64 }
 type Supervisor struct {
 	config *Config
 	mail   mailbox[any]
+	wake   chan struct{}
 
 	// What follows belongs to Run.
 	services map[string]*member
@@ -78,7 +79,7 @@ type (
 func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	v := &Supervisor{
 		config:   config,
-		mail:     newMailbox[any](),
+		wake:     make(chan struct{}, 1),
 		services: make(map[string]*member),
 		past:     make(map[string]rundir.Record, len(past)),
 		unswept:  make(map[string]bool),
@@ -87,14 +88,24 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	for _, record := range past {
 		v.past[record.Name] = record
 	}
-	v.gone = func(name string, swept bool) { v.mail.put(retirement{name, swept}) }
-	config.outlives = func(name string) { v.mail.put(outlived{name}) }
+	v.gone = func(name string, swept bool) { v.post(retirement{name, swept}) }
+	config.outlives = func(name string) { v.post(outlived{name}) }
 	return v
+}
+
+// post gives the supervisor a message. It does not block.
+func (v *Supervisor) post(message any) {
+	if v.mail.put(message) {
+		select {
+		case v.wake <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // Found tells the supervisor all the entries that there are now. They are its
 // own from then on. It does not block.
-func (v *Supervisor) Found(entries []Entry) { v.mail.put(snapshot(entries)) }
+func (v *Supervisor) Found(entries []Entry) { v.post(snapshot(entries)) }
 
 // Early tells the supervisor of an entry that has just come, and can be run,
 // before the snapshot that it is in. It does not block.
@@ -102,17 +113,17 @@ func (v *Supervisor) Early(e Entry) { v.mail.put(newcomer(e)) }
 
 // Deliver hands an order to a service; one that does not exist is no error.
 // It does not block.
-func (v *Supervisor) Deliver(name string, o Order) { v.mail.put(delivery{name, o}) }
+func (v *Supervisor) Deliver(name string, o Order) { v.post(delivery{name, o}) }
 
 // Shutdown stops every service; then Run returns. It does not block, and a
 // second one changes nothing.
-func (v *Supervisor) Shutdown() { v.mail.put(shutdown{}) }
+func (v *Supervisor) Shutdown() { v.post(shutdown{}) }
 
 // Publish tries again to publish what could not be published; lost says that
 // the run directory is another one, and all has to be. It does not block.
 func (v *Supervisor) Publish(lost bool) {
 	if lost || v.config.silent.Load() > 0 {
-		v.mail.put(publish{lost})
+		v.post(publish{lost})
 	}
 }
 
@@ -126,7 +137,7 @@ func (v *Supervisor) Begun() <-chan struct{} { return v.begun }
 // is about to be replaced; nobody may send messages meanwhile.
 func (v *Supervisor) Pause(within time.Duration) (resume func(), complete bool) {
 	resting, gate := make(chan struct{}, 1), make(chan struct{})
-	v.mail.put(pause{resting, gate})
+	v.post(pause{resting, gate})
 	select {
 	case <-resting:
 		complete = true
@@ -139,7 +150,7 @@ func (v *Supervisor) Pause(within time.Duration) (resume func(), complete bool) 
 func (v *Supervisor) pause(p pause) {
 	resting := make(chan struct{}, len(v.services))
 	for _, m := range v.services {
-		m.service.mail.put(pause{resting, p.resume})
+		m.service.post(pause{resting, p.resume})
 	}
 	for range v.services {
 		select {
@@ -179,7 +190,7 @@ func (v *Supervisor) Run() {
 	late.Stop()
 	for {
 		select {
-		case <-v.mail.wake:
+		case <-v.wake:
 		case <-late.C:
 			v.config.Report(HeldUp{v.late()})
 			late.Reset(heldUpEvery)
@@ -205,7 +216,7 @@ func (v *Supervisor) Run() {
 			case publish:
 				v.sweep()
 				for _, member := range v.services {
-					member.service.mail.put(m)
+					member.service.post(m)
 				}
 			case pause:
 				v.pause(m)

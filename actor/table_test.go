@@ -22,7 +22,7 @@ const (
 )
 
 // t0 is when all events of the table happen.
-var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+const t0 = Moment(24 * time.Hour)
 
 // sample is a state as the table shows it.
 type sample struct {

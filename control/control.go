@@ -92,14 +92,27 @@ type call struct {
 
 // folder is what is known of a service's folder.
 type folder struct {
-	fresh     bool         // it has not been looked at yet
-	status    bool         // it is due a status: it had one, or its actor is about to write it
-	missed    time.Time    // since when it has none; zero: it has
-	lock      rundir.Stamp // the lock that was last acted upon; zero: none
-	unwritten bool         // the lock does not say what it should: it could not be written
-	half      time.Time    // since when the lock looks half done; zero: it does not
-	empty     time.Time    // since when a request waits for its writer; zero: none does
-	stuck     rundir.Stamp // a request that was answered and cannot be removed
+	fresh     bool           // it has not been looked at yet
+	status    bool           // it is due a status: it had one, or its actor is about to write it
+	unwritten bool           // the lock does not say what it should: it could not be written
+	lock      rundir.Version // of the lock that was last acted upon; zero: none
+	*pending                 // nil but in a look, if nothing is
+}
+
+// pending is what is not done with in a folder. Most have nothing of it for all
+// their lives, and there may be very many folders.
+type pending struct {
+	missed time.Time      // since when it has no status although it is due one; zero: it has
+	half   time.Time      // since when the lock looks half done; zero: it does not
+	empty  time.Time      // since when a request waits for its writer; zero: none does
+	stuck  rundir.Version // a request that was answered and cannot be removed
+}
+
+// settle forgets pending again when nothing is.
+func (k *folder) settle() {
+	if *k.pending == (pending{}) {
+		k.pending = nil
+	}
 }
 
 // New makes a control actor that attends to nothing yet.
@@ -301,6 +314,10 @@ func (c *Control) look(name string) {
 	if !ours {
 		return
 	}
+	if k.pending == nil {
+		k.pending = new(pending)
+	}
+	defer k.settle()
 	if err != nil {
 		c.again[name] = time.Now().Add(unfilled)
 		return
@@ -308,7 +325,7 @@ func (c *Control) look(name string) {
 	if another && !k.fresh {
 		// rm -r of the folder starts the service. The actor may have made
 		// it anew before we could see that it was missing.
-		*k = folder{status: true}
+		*k = folder{status: true, pending: new(pending)}
 		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
 	}
 	f, err := c.config.Rundir.Folder(name)
@@ -323,7 +340,7 @@ func (c *Control) look(name string) {
 		// Somebody has removed what we published; or whoever removed the lock
 		// was on his way to remove all else, and slower than we were in
 		// starting the service again. What the lock says now is said anew.
-		k.lock, k.unwritten = rundir.Stamp{}, false
+		k.lock, k.unwritten = 0, false
 	}
 	k.fresh = false
 	empty := false
@@ -394,7 +411,7 @@ func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool)
 			c.again[name] = time.Now().Add(unfilled)
 			return false
 		}
-		if stamp != k.stuck {
+		if stamp.Version() != k.stuck {
 			half, short := c.request(name, k, f, place)
 			if short {
 				c.again[name] = time.Now().Add(unfilled)
@@ -406,10 +423,10 @@ func (c *Control) requests(name string, k *folder, f *rundir.Folder) (half bool)
 		if f.Remove(place) != nil {
 			// A directory, or a file system that is read-only. It has been
 			// answered, and is not answered twice.
-			k.stuck = stamp
+			k.stuck = stamp.Version()
 			return false
 		}
-		k.stuck = rundir.Stamp{}
+		k.stuck = 0
 	}
 }
 
@@ -464,16 +481,16 @@ func (c *Control) act(name string, k *folder, f *rundir.Folder, r Request) {
 	case Once:
 		err = f.Write(rundir.Lock, rundir.HoldOnce.Line())
 	}
+	m := Message{Service: name, Request: r}
 	if r.Verb != Signal {
-		k.lock = f.Stamp(rundir.Lock)
-		k.unwritten = err != nil
+		stamp := f.Stamp(rundir.Lock)
+		k.lock = stamp.Version()
+		if k.unwritten = err != nil; !k.unwritten {
+			m.Lock = stamp
+		}
 	}
 	if err != nil {
 		c.config.Report(Unwritten{name, err})
-	}
-	m := Message{Service: name, Request: r}
-	if r.Verb != Signal && !k.unwritten {
-		m.Lock = k.lock
 	}
 	c.deliver(m)
 }
@@ -489,13 +506,14 @@ func (c *Control) lock(name string, k *folder, f *rundir.Folder, lost bool) (hal
 		return false
 	}
 	settled := !k.half.IsZero() && time.Since(k.half) >= blink
-	if stamp == k.lock && (stamp != rundir.Stamp{} || k.unwritten) {
+	version := stamp.Version()
+	if version == k.lock && (version != 0 || k.unwritten) {
 		return false
 	}
 	m := Message{Service: name, Lock: stamp, Lost: lost}
 	switch hold {
 	case rundir.NoHold:
-		if (k.lock != rundir.Stamp{}) {
+		if k.lock != 0 {
 			if !settled {
 				return true
 			}
@@ -514,7 +532,7 @@ func (c *Control) lock(name string, k *folder, f *rundir.Folder, lost bool) (hal
 	case rundir.HoldOnce:
 		m.Request.Verb = Once
 	}
-	k.lock, k.unwritten = stamp, false
+	k.lock, k.unwritten = version, false
 	c.deliver(m)
 	return false
 }

@@ -355,7 +355,7 @@ func TestMissingStatusIsNoOrderWhereTheLockCouldNotBeWritten(t *testing.T) {
 	defer f.Close()
 	long := time.Now().Add(-2 * unfilled)
 	for _, unwritten := range []bool{true, false} {
-		k := &folder{status: true, missed: long, unwritten: unwritten}
+		k := &folder{status: true, unwritten: unwritten, pending: &pending{missed: long}}
 		if got, want := w.control.bereft("web", k, f.Content()), !unwritten; got != want {
 			t.Errorf("lock unwritten: %v: got %v, want %v", unwritten, got, want)
 		}

@@ -22,23 +22,25 @@ type Adoption struct {
 	// with, and no other service. It decides who is left of a group whose
 	// main process is gone.
 	Mark string
+
+	Exited chan Exit // as in a Command
 }
 
 // Adopt takes over a process that was started by the daemon before this one.
 // It always answers with a Process: if the main process has ended meanwhile,
 // its Exited receives at once, with the status Unknown unless the kernel still
-// tells it; if it was not Led, only Drained is of interest. Whoever is not, by
+// tells it; if it was not Led, it is only told when it is Drained. Whoever is not, by
 // number and start time, what the Adoption says is left alone.
 //
 // A process that is still our child, because this program has replaced the one
 // that started it (execve(2) keeps children), is watched like any other.
 func (r *Reaper) Adopt(a Adoption) Process {
-	c := &child{exited: make(chan Exit, 1), drained: make(chan struct{})}
-	p := Process{Pid: a.Group, Exited: c.exited, Drained: c.drained}
+	exited := exits(a.Exited)
+	c := &child{exited: exited}
 	if !r.keep(a, c) {
 		r.adopt(a, c)
 	}
-	return p
+	return Process{Pid: a.Group, Exited: exited}
 }
 
 // Expect names the main processes that the program has from before it was
@@ -65,7 +67,7 @@ func (r *Reaper) keep(a Adoption, c *child) bool {
 		// Nobody has reaped since then, so the number is still the group's.
 		c.ended = time.Now()
 		if empty(a.Group) {
-			close(c.drained)
+			c.exited <- Exit{Drained: true}
 		} else {
 			r.draining[a.Group] = c
 		}

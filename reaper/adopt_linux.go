@@ -89,7 +89,7 @@ func (r *Reaper) part(c *child, status syscall.WaitStatus, alone bool) {
 	if c.away.Led {
 		c.exited <- Exit{Status: status, Alone: alone}
 	} else if alone {
-		close(c.drained)
+		c.exited <- Exit{Drained: true}
 	}
 }
 

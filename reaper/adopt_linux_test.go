@@ -126,8 +126,8 @@ func (w *world) swept(p Process) {
 	eventually(w.t, "the group is empty", func() bool {
 		w.Probe(p.Pid, false)
 		select {
-		case <-p.Drained:
-			return true
+		case e := <-p.Exited:
+			return e.Drained
 		default:
 			return false
 		}

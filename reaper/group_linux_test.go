@@ -310,14 +310,14 @@ func blind(r *Reaper) string {
 	}
 	r.Probe(p.Pid, true)
 	select {
-	case <-p.Drained:
+	case <-p.Exited:
 		return "drained, but a member lives"
 	default:
 	}
 	if err := r.SignalGroup(p.Pid, unix.SIGKILL); err != nil {
 		return err.Error()
 	}
-	<-p.Drained
+	<-p.Exited
 	return "ok"
 }
 

@@ -181,6 +181,9 @@ func (w *world) exit(p Process) Exit {
 	w.t.Helper()
 	select {
 	case e := <-p.Exited:
+		if e.Drained {
+			w.t.Errorf("%d: drained before its exit", p.Pid)
+		}
 		return e
 	case <-time.After(soon):
 		w.t.Fatalf("%d: no exit after %v", p.Pid, soon)
@@ -192,7 +195,10 @@ func (w *world) exit(p Process) Exit {
 func (w *world) drained(p Process) {
 	w.t.Helper()
 	select {
-	case <-p.Drained:
+	case e := <-p.Exited:
+		if !e.Drained {
+			w.t.Errorf("%d: got exit %+v, want it drained", p.Pid, e)
+		}
 	case <-time.After(soon):
 		w.t.Fatalf("%d: not drained after %v", p.Pid, soon)
 	}
@@ -202,8 +208,8 @@ func (w *world) drained(p Process) {
 func (w *world) lives(p Process) {
 	w.t.Helper()
 	select {
-	case <-p.Drained:
-		w.t.Errorf("%d: drained, but something is left", p.Pid)
+	case e := <-p.Exited:
+		w.t.Errorf("%d: got %+v, but something is left", p.Pid, e)
 	default:
 	}
 }

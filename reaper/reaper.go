@@ -28,29 +28,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exit is the end of a main process.
+// Exit is the end of a main process, and then that of what it left behind.
 type Exit struct {
-	Status syscall.WaitStatus // as wait4(2) gave it
-	Alone  bool               // nothing else is left in its process group
+	Status  syscall.WaitStatus // as wait4(2) gave it
+	Alone   bool               // nothing else is left in its process group
+	Drained bool               // the main process had ended before, and now nothing is left in the group
 }
 
 // Process is a main process that was started, the leader of a session and a
 // process group of its own whose numbers are Pid.
 type Process struct {
 	Pid int
-	// Exited receives once, when the main process has been reaped.
+	// Exited receives when the main process has been reaped and, unless that
+	// Exit was Alone, once more when nothing is left in the group: Drained.
 	Exited <-chan Exit
-	// Drained is closed when, after the exit, nothing is left in the group.
-	// If the Exit was Alone it stays silent.
-	Drained <-chan struct{}
 }
 
 // child is the reaper's side of a Process.
 type child struct {
-	exited  chan Exit
-	drained chan struct{}
-	ended   time.Time // when the main process was seen to have ended
-	away    *away     // it was adopted, and is not our child; nil otherwise
+	exited chan<- Exit
+	ended  time.Time // when the main process was seen to have ended
+	away   *away     // it was adopted, and is not our child; nil otherwise
+}
+
+// exits is the channel for the exits of a process: the caller's, or one for it
+// alone.
+func exits(given chan Exit) chan Exit {
+	if given == nil {
+		given = make(chan Exit, 2)
+	}
+	return given
 }
 
 // earlyExit is the end of a process that was not known when it was reaped.
@@ -325,7 +332,7 @@ func (r *Reaper) drain() {
 func (r *Reaper) drained(group int, c *child) {
 	delete(r.draining, group)
 	c.away.close()
-	close(c.drained)
+	c.exited <- Exit{Drained: true}
 }
 
 // empty tells whether no process is left in a group, as kill(2) with signal 0
@@ -333,7 +340,7 @@ func (r *Reaper) drained(group int, c *child) {
 func empty(group int) bool { return unix.Kill(-group, 0) == unix.ESRCH }
 
 // Probe looks again whether a group is empty that has lost its main process;
-// if so, its Drained is closed. It is for what the reaper cannot see: members
+// if so, its Drained is told of. It is for what the reaper cannot see: members
 // that are not our children. With hard set, a group in which only zombies are
 // left counts as empty: they hold nothing, and who should reap them may never
 // do it.

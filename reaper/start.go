@@ -23,6 +23,10 @@ type Command struct {
 	Env  []string
 	Mute bool // what it writes goes nowhere
 
+	// Exited is what the Process is to have as its own; nil is allowed. It has
+	// room for the two exits of a process, which are sent and not waited with.
+	Exited chan Exit
+
 	// Late is called, from another goroutine, if the fork takes longer than it
 	// should; nil is allowed. Start does not return before it has.
 	Late func()
@@ -195,7 +199,8 @@ func (r *Reaper) Collect(thoroughly bool) bool {
 const forkTime = 50 * time.Millisecond
 
 func (r *Reaper) start(command Command) (Process, error) {
-	c := &child{exited: make(chan Exit, 1), drained: make(chan struct{})}
+	exited := exits(command.Exited)
+	c := &child{exited: exited}
 	r.mu.Lock()
 	for r.shut != nil {
 		shut := r.shut
@@ -238,7 +243,7 @@ func (r *Reaper) start(command Command) (Process, error) {
 		return Process{}, startError(command.Path, err)
 	}
 	poke(r.again) // there is a child to wait for
-	return Process{Pid: pid, Exited: c.exited, Drained: c.drained}, nil
+	return Process{Pid: pid, Exited: exited}, nil
 }
 
 // execFailed is the status with which Go's forked child ends when execve(2)

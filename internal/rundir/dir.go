@@ -15,6 +15,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -458,6 +459,22 @@ type Stamp struct {
 	Mtime, Ctime int64 // nanoseconds
 	Mode         uint32
 }
+
+// Version is Stamp in eight bytes, for whoever remembers many and only asks
+// whether two are the same: two stamps have the same one in one of 2^64 cases.
+// Zero stands for no file here too.
+type Version uint64
+
+// Version makes the version.
+func (s Stamp) Version() Version {
+	if s == (Stamp{}) {
+		return 0
+	}
+	return Version(max(1, maphash.Comparable(seed, s)))
+}
+
+// seed makes versions.
+var seed = maphash.MakeSeed()
 
 // StampOf makes the stamp of a stat result.
 func StampOf(st *unix.Stat_t) Stamp {
