@@ -109,7 +109,7 @@ func (v *Supervisor) Found(entries []Entry) { v.post(snapshot(entries)) }
 
 // Early tells the supervisor of an entry that has just come, and can be run,
 // before the snapshot that it is in. It does not block.
-func (v *Supervisor) Early(e Entry) { v.mail.put(newcomer(e)) }
+func (v *Supervisor) Early(e Entry) { v.post(newcomer(e)) }
 
 // Deliver hands an order to a service; one that does not exist is no error.
 // It does not block.

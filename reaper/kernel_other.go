@@ -56,7 +56,7 @@ func (r *Reaper) adopt(a Adoption, c *child) {
 	if a.Led {
 		c.exited <- Exit{Status: Unknown, Alone: true}
 	} else {
-		close(c.drained)
+		c.exited <- Exit{Drained: true}
 	}
 }
 
