@@ -125,9 +125,7 @@ func (s *Service) resume(past rundir.Record) {
 		}
 		f.Close()
 	}
-	if s.config.Attend != nil {
-		s.config.Attend(s.name)
-	}
+	s.attend()
 	if state.Group != 0 {
 		s.config.Processes.Adopt(reaper.Adoption{
 			Group: state.Group, Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(), Exited: s.news,

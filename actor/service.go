@@ -202,6 +202,7 @@ type Service struct {
 	unwritten bool // the last try to publish failed
 	parting   bool // the daemon stops, and this service when its turn comes: see part
 	retired   bool
+	attended  bool
 }
 
 // unknownPid stands for pid files of which only some may have been written or
@@ -416,9 +417,6 @@ func (s *Service) begin(first Want) {
 		}
 		s.remove(rundir.Pid, rundir.Syspid)
 	}
-	if s.config.Attend != nil {
-		s.config.Attend(s.name)
-	}
 	switch {
 	case s.config.Foreground:
 	case hold == rundir.HoldDown, hold == rundir.HoldKill, hold == rundir.HoldOpen:
@@ -434,6 +432,17 @@ func (s *Service) begin(first Want) {
 	default:
 		s.state.Cause = "held down"
 		s.handle(Event{Kind: Stop}, true)
+	}
+	s.attend()
+}
+
+// attend has requests taken from now on: once it is started, for that is more
+// urgent, or when that takes long. What was asked for before is there to be
+// found then.
+func (s *Service) attend() {
+	if s.config.Attend != nil && !s.attended {
+		s.attended = true
+		s.config.Attend(s.name)
 	}
 }
 
@@ -803,6 +812,7 @@ func (s *Service) hangs() {
 	s.close() // it may be another by now
 	s.state.Cause = "its start hangs"
 	s.publish()
+	s.attend()
 	s.config.Report(Hanging{s.name})
 }
 

@@ -68,8 +68,15 @@ func newKernel(t *testing.T) *kernel {
 	return &kernel{t: t, running: make(map[int]*fake), next: 100}
 }
 
+// tooLate is how long a start takes that the reaper calls late.
+const tooLate = 3 * time.Second
+
 func (k *kernel) Start(c reaper.Command) (reaper.Process, error) {
-	time.Sleep(k.execTime)
+	if k.execTime > tooLate {
+		time.Sleep(tooLate)
+		c.Late()
+	}
+	time.Sleep(max(0, k.execTime-tooLate))
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.refuse != nil {
@@ -319,6 +326,32 @@ func TestAServiceIsPublishedWhileItRuns(t *testing.T) {
 			t.Errorf("got pid %s, syspid %s; want them gone", pid, sys)
 		}
 	})
+}
+
+// The start comes first, unless it takes long; and a service that starts nothing
+// is attended to as well.
+func TestRequestsAreTakenOfAServiceHoweverItBegins(t *testing.T) {
+	for name, prepare := range map[string]func(*bench){
+		"it starts":         func(*bench) {},
+		"its start hangs":   func(b *bench) { b.kernel.execTime = time.Hour },
+		"it does not start": func(b *bench) { b.kernel.refuse = &reaper.StartError{Errno: unix.EACCES, Reason: "refused"} },
+		"it is held":        func(b *bench) { b.write("web", rundir.Lock, "TERM\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				prepare(b)
+				attended := make(chan string, 2)
+				b.config.Attend = func(name string) { attended <- name }
+				b.run("web")
+				time.Sleep(2 * tooLate)
+				if len(attended) != 1 {
+					t.Errorf("attended to %d times, want once", len(attended))
+				}
+				time.Sleep(2 * time.Hour)
+			})
+		})
+	}
 }
 
 // A stop that is over at once is told of once.

@@ -8,8 +8,12 @@ import (
 )
 
 // Content lists the folder. A folder with more files than services have is not
-// read to its end.
+// read to its end, and one that was just made not at all.
 func (f *Folder) Content() (c Content) {
+	if f.made {
+		f.made = false
+		return 0
+	}
 	var buf [4096]byte
 	if f.listed {
 		unix.Seek(f.fd, 0, unix.SEEK_SET)

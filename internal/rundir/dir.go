@@ -172,6 +172,7 @@ type Folder struct {
 	path   string
 	umask  *atomic.Int32 // of its Dir
 	listed bool          // it has been read, and is read from its beginning the next time
+	made   bool          // it was not there before, and has not been read yet
 }
 
 // Folder opens RUNDIR/<name>. A folder that is not there is fs.ErrNotExist.
@@ -220,6 +221,7 @@ func (d *Dir) make(name string, mode uint32) (*Folder, error) {
 				f.Close()
 				return nil, &fs.PathError{Op: "chmod", Path: f.path, Err: err}
 			}
+			f.made = true
 		}
 		return f, err
 	}
