@@ -1127,9 +1127,19 @@ func TestServicesWhoseEntriesWentAreEnded(t *testing.T) {
 		default:
 		}
 		b.check(0, 0)
-		v.Found([]Entry{{Name: "here"}, {Name: "held"}, {Name: "new"}})
+		// What is new may be what is gone, renamed: it waits for its end.
+		gone.after = 3 * time.Second
+		v.Found(entries("here:1", "held:2", "new:3"))
 		synctest.Wait()
 		<-v.Begun()
+		b.check(2, 0, "gone TERM", "gone CONT")
+		for range 2 {
+			if s := b.expect("new", "blocked"); s.Cause != "perhaps renamed from gone, which has not stopped yet" {
+				t.Errorf("new: got cause %q", s.Cause)
+			}
+			v.Found(entries("here:1", "held:2", "new:4")) // and touched: it is still not known
+		}
+		time.Sleep(3 * time.Second)
 		b.check(2, 1, "gone TERM", "gone CONT")
 		if pid := b.expect("here", "up").Pid; pid != here.pid {
 			t.Errorf("here: got process %d, want %d", pid, here.pid)
@@ -1140,7 +1150,7 @@ func TestServicesWhoseEntriesWentAreEnded(t *testing.T) {
 			t.Errorf("gone: got %q, want no folder any more", status)
 		}
 		// Its name is free: a new entry is a new service.
-		v.Found([]Entry{{Name: "here"}, {Name: "held"}, {Name: "new"}, {Name: "gone"}})
+		v.Found(entries("here:1", "held:2", "new:4", "gone:5"))
 		if status := b.expect("gone", "up"); status.Starts != 1 {
 			t.Errorf("gone, back again: got %d starts, want 1", status.Starts)
 		}

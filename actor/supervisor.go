@@ -48,6 +48,8 @@ type member struct {
 	file    File
 	bar     string // and what was said of it
 	removed bool   // it has been told that its entry is gone
+
+	doubtful bool // it may be one that the last daemon had under another name
 }
 
 // Messages to the supervisor.
@@ -266,8 +268,13 @@ func (v *Supervisor) found(entries snapshot) {
 		slices.SortFunc(entries, byName)
 	}
 	v.entries = entries
-	v.reconcile()
 	v.takeOver()
+	v.reconcile()
+	select {
+	case <-v.begun:
+	default:
+		close(v.begun)
+	}
 }
 
 // early makes a service of an entry before the snapshot that it is in, if that
@@ -295,12 +302,10 @@ func (v *Supervisor) early(e Entry) {
 // takeOver makes the services whose entries went while there was no daemon:
 // they may still run, and then are to be stopped.
 func (v *Supervisor) takeOver() {
-	select {
-	case <-v.begun:
-	default:
-		close(v.begun)
-	}
 	for name := range v.past {
+		if _, ok := v.entry(name); ok && !v.closing {
+			continue // it resumes in reconcile
+		}
 		v.add(Entry{Name: name}, "")
 		m := v.services[name]
 		m.removed = true
@@ -326,13 +331,23 @@ func (v *Supervisor) reconcile() {
 			v.renamed++
 		}
 		m, ok := v.services[name]
+		// So it does if only a daemon that is no more knew a: which file that
+		// was nobody can tell.
+		_, resumes := v.past[name]
+		old, leaves := leaving[File{}]
+		doubtful := leaves && bar == "" && (!ok && !resumes || ok && m.doubtful)
+		if doubtful {
+			bar = "perhaps renamed from " + old + ", which has not stopped yet"
+			v.renamed++
+		}
 		switch {
 		case !ok:
 			v.add(e, bar)
+			v.services[name].doubtful = doubtful
 		case m.removed:
 			// It is back, but its actor is about to end: see retire.
 		case m.stamp != e.Stamp || m.bar != bar:
-			m.stamp, m.file, m.bar = e.Stamp, e.File, bar
+			m.stamp, m.file, m.bar, m.doubtful = e.Stamp, e.File, bar, doubtful
 			m.service.tell(Event{Kind: Appeared, Bar: bar})
 		}
 	}
