@@ -556,7 +556,8 @@ func (c *chaos) consistent(name string) string {
 	case v.Phase == rundir.Backoff && leader != 0:
 		return fmt.Sprintf("it is in back-off beside process %d", leader)
 	}
-	// Of numbers in its pid file that it wrote itself any will do that lives.
+	// Of numbers in its pid file that it wrote itself any will do that lives, or
+	// that chaos has killed: the service does not mind.
 	path := filepath.Join(c.Rundir, name, rundir.Pid)
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -566,8 +567,22 @@ func (c *chaos) consistent(name string) string {
 	if err != nil {
 		return err.Error()
 	}
-	if !slices.Contains(c.Processes(name), pid) {
+	if !slices.Contains(c.Processes(name), pid) && pid != c.child(name) {
 		return fmt.Sprintf("pid %d is not of it", pid)
 	}
 	return ""
+}
+
+// child is the process that the last run of a service has made, 0 if none.
+func (c *chaos) child(name string) (pid int) {
+	for _, words := range c.Journal() {
+		switch {
+		case len(words) < 3 || words[1] != name:
+		case words[0] == "start":
+			pid = 0
+		case words[0] == "child":
+			pid, _ = strconv.Atoi(words[2])
+		}
+	}
+	return pid
 }
