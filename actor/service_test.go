@@ -1115,6 +1115,26 @@ func TestAPauseLeavesTheMailboxAsItIs(t *testing.T) {
 	}
 }
 
+// The next program reaps nothing that this one has reaped: an exit that an actor
+// has been told of before a pause is written down before it rests.
+func TestAnExitBeforeAPauseIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.kernel.life, b.kernel.status = time.Hour, 0
+		s := NewService(b.config, "web", "")
+		s.handle(Event{Kind: Start}, true) // nobody waits for its news
+		time.Sleep(2 * time.Hour)
+		resting, gate := make(chan struct{}, 1), make(chan struct{})
+		close(gate)
+		s.take(pause{resting, gate})
+		if starts := len(b.kernel.starts); s.state.LastExit != "exit 0" || starts != 2 {
+			t.Errorf("at rest: got last exit %q after %d starts, want exit 0 and 2", s.state.LastExit, starts)
+		}
+		s.handle(Event{Kind: Shutdown}, true)
+		time.Sleep(3 * time.Hour)
+	})
+}
+
 // The reaper holds its lock while it tells of an exit: it must not wait for an
 // actor that is busy, whatever else that one has not heard yet.
 func TestWhoeverHasNewsNeverWaits(t *testing.T) {
