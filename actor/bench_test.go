@@ -71,7 +71,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	v := NewSupervisor(config)
 	entries := make([]Entry, 1000)
 	for i := range entries {
-		entries[i] = Entry{Name: fmt.Sprintf("s%04d", i), Stamp: uint64(i), File: File{Ino: uint64(i)}}
+		entries[i] = Entry{Name: fmt.Sprintf("s%04d", i), Stamp: uint64(i), File: File{Ino: uint64(i + 1)}}
 		// Nobody is at work for them.
 		v.services[entries[i].Name] = &member{service: NewService(config, entries[i].Name, ""), stamp: entries[i].Stamp, file: entries[i].File}
 	}
@@ -79,6 +79,8 @@ func BenchmarkSnapshot(b *testing.B) {
 	for stamp := 0; b.Loop(); stamp++ {
 		entries[0].Stamp = uint64(stamp)
 		v.found(entries)
-		v.services[entries[0].Name].service.mail.take()
+		if changed := v.services[entries[0].Name].service; len(changed.mail.take()) > 0 {
+			<-changed.news
+		}
 	}
 }
