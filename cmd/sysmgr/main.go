@@ -241,24 +241,29 @@ func unwritten(dir *rundir.Dir, sysdir string, past []rundir.Record) (more []run
 	return more
 }
 
-// claimSoon claims the run directory. The daemon before us may have been killed
-// in the middle of a start: as long as its child has not executed, that has its
-// locks. That is waited for, though not for ever.
+// claimSoon claims the run directory. One that is just being killed has its
+// locks until the kernel is done with it. It may also have been killed in the
+// middle of a start: as long as its child has not executed, that has its locks.
+// That is waited for, though not for ever.
 func claimSoon(dir *rundir.Dir, log *journal) (*rundir.Claim, error) {
 	claim, err := dir.Claim()
-	for waited := time.Duration(0); errors.Is(err, rundir.ErrRunning) && waited < 5*time.Second && dir.Orphaned(); {
-		if waited == 0 {
+	for waited := time.Duration(0); errors.Is(err, rundir.ErrRunning); waited += claimAgain {
+		if waited >= dying && (waited >= 5*time.Second || !dir.Orphaned()) {
+			break
+		}
+		if waited == dying {
 			log.report(inherits{})
 		}
 		time.Sleep(claimAgain)
-		waited += claimAgain
 		claim, err = dir.Claim()
 	}
 	return claim, err
 }
 
-// claimAgain is how long to wait between two tries.
-const claimAgain = 20 * time.Millisecond
+const (
+	claimAgain = 20 * time.Millisecond  // how long to wait between two tries
+	dying      = 500 * time.Millisecond // how long a process may take to go that was killed
+)
 
 // translate makes what the scanner sees into what the supervisor is told.
 func translate(entries []scanner.Entry) []actor.Entry {
