@@ -1132,6 +1132,8 @@ func TestServicesWhoseEntriesWentAreEnded(t *testing.T) {
 		v.Found(entries("here:1", "held:2", "new:3"))
 		synctest.Wait()
 		<-v.Begun()
+		v.Early(entries("early:6")[0]) // and so may this be
+		synctest.Wait()
 		b.check(2, 0, "gone TERM", "gone CONT")
 		for range 2 {
 			if s := b.expect("new", "blocked"); s.Cause != "perhaps renamed from gone, which has not stopped yet" {

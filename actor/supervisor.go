@@ -291,7 +291,7 @@ func (v *Supervisor) early(e Entry) {
 		return
 	}
 	for _, m := range v.services {
-		if m.file == e.File {
+		if m.file == e.File || m.file == (File{}) { // which nobody knows: see reconcile
 			return
 		}
 	}
