@@ -206,7 +206,6 @@ func (r *Reaper) reapLoop(ctx context.Context) {
 		case <-r.again:
 		case <-ctx.Done():
 		}
-		r.reapFrom(anyChild)
 		deafen()
 	}
 }
