@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,7 +23,12 @@ func TestCountsAsUp(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "web")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\nread -r line\nexec sleep 1000\n"), 0o755); err != nil {
+	// A child that another test forks meanwhile would have it open for writing
+	// until it has executed: ETXTBSY.
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(path, []byte("#!/bin/sh\nread -r line\nexec sleep 1000\n"), 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path)
