@@ -19,8 +19,8 @@ func (s *Service) remember() error {
 	if s.answers != nil {
 		r.Asked = s.answers.unseen
 	}
-	var err error
-	s.slot, err = s.config.Records.Write(s.slot, r)
+	slot, err := s.config.Records.Write(int(s.slot), r)
+	s.slot = int32(slot)
 	return err
 }
 
@@ -104,7 +104,7 @@ func (s *Service) resume(past rundir.Record) {
 	}
 	state.Bar = s.state.Bar
 	s.state = state
-	s.slot, s.from, s.to = past.Slot(), past.From, past.To
+	s.slot, s.from, s.to = int32(past.Slot()), past.From, past.To
 	s.acted = version{past.HoldIno, past.HoldCtime}
 	hold, stamp := rundir.NoHold, rundir.Stamp{}
 	unread := true
@@ -121,7 +121,7 @@ func (s *Service) resume(past rundir.Record) {
 		if state.Pid == 0 {
 			f.Remove(rundir.Pid, rundir.Syspid)
 		} else if f.Has(rundir.Pid) && f.Has(rundir.Syspid) {
-			s.shownPid = state.Pid
+			s.shownPid = int32(state.Pid)
 		}
 		f.Close()
 	}

@@ -183,12 +183,12 @@ type Service struct {
 	folder *rundir.Folder
 	there  rundir.Content
 
-	slot     int           // of its record; 0: none yet
 	from, to time.Duration // its main process was made between these; see rundir.Record
 	unfit    string        // why the start is not to be made either, as the scanner says, if it is unsure; see found
 
-	shownPid int      // what the pid files say, or unknownPid
 	shown    face     // what the status file says
+	shownPid int32    // what the pid files say, or unknownPid
+	slot     int32    // of its record; 0: none yet
 	answers  *answers // nil: nobody has asked for anything
 	acted    version  // the lock file that was last acted upon
 	habit    habit
@@ -203,6 +203,8 @@ type Service struct {
 	parting   bool // the daemon stops, and this service when its turn comes: see part
 	retired   bool
 	attended  bool
+
+	free atomic.Bool // it waits, is to be kept alive, and knows of no lock; see Tell
 }
 
 // unknownPid stands for pid files of which only some may have been written or
@@ -251,7 +253,15 @@ func Resume(config *Config, past rundir.Record, bar string) *Service {
 
 // Tell gives the actor an order. It does not block; after the actor has ended
 // it does nothing.
-func (s *Service) Tell(o Order) { s.post(o) }
+//
+// Control says of each service that comes that it has no lock. Most know that:
+// then nobody is woken. One that is about to look for a lock by itself is not
+// free any more.
+func (s *Service) Tell(o Order) {
+	if o.Event.Kind != Released || o.Lost || !s.free.Load() {
+		s.post(o)
+	}
+}
 
 // Shutdown stops the service for good; then Run returns. It does not block.
 func (s *Service) Shutdown() { s.tell(Event{Kind: Shutdown}) }
@@ -292,6 +302,7 @@ func (s *Service) Go(first Want, ended func(name string, swept bool)) {
 	s.ended = ended
 	go func() {
 		s.takeTurn(first != WantDown)
+		grow(0)
 		if past := s.resuming; past != nil {
 			s.resuming = nil
 			s.resume(*past)
@@ -306,13 +317,26 @@ func (s *Service) Go(first Want, ended func(name string, swept bool)) {
 // nothing deep before there is one.
 func (s *Service) wait() {
 	exit := <-s.news
+	s.free.Store(false)
 	if exit == rung {
+		grow(0)
 		s.read()
 	} else {
 		s.takeTurn(s.state.Want == WantUp && !exit.Drained)
+		grow(0)
 		s.hear(exit)
 	}
 	s.onward()
+}
+
+// grow makes the stack of its goroutine as large as all that comes needs it. A
+// stack is copied when it grows: now there is hardly anything on it, and later
+// it would be in the middle of a start, twice.
+//
+//go:noinline
+func grow(i int) byte {
+	var room [4 << 10]byte
+	return room[i]
 }
 
 // hear handles an exit.
@@ -352,8 +376,12 @@ func (s *Service) onward() {
 		s.ended(s.name, s.end())
 		return
 	}
+	s.rest()
 	go s.wait()
 }
+
+// rest says whether the actor is free from now on, until it is woken; see Tell.
+func (s *Service) rest() { s.free.Store(s.state.Want == WantUp && s.acted == version{}) }
 
 // read handles what is in the mailbox.
 func (s *Service) read() {
@@ -375,7 +403,7 @@ func (s *Service) end() (swept bool) {
 		sweep = s.config.Rundir.Clear // the caller holds the guard
 	}
 	// The lock stays: a stop survives that the entry is deleted and made anew.
-	s.silent(errors.Join(sweep(s.name, true), s.config.Records.Drop(s.slot)))
+	s.silent(errors.Join(sweep(s.name, true), s.config.Records.Drop(int(s.slot))))
 	return !s.unwritten
 }
 
@@ -442,6 +470,7 @@ func (s *Service) begin(first Want) {
 func (s *Service) attend() {
 	if s.config.Attend != nil && !s.attended {
 		s.attended = true
+		s.rest()
 		s.config.Attend(s.name)
 	}
 }
@@ -626,7 +655,7 @@ func (s *Service) handle(e Event, show bool) {
 		var effects []Effect
 		s.state, effects = Step(old, e)
 		if s.config.Debug() {
-			s.config.Report(Decided{s.name, e, old, s.state, effects})
+			s.decided(e, old, effects)
 		}
 		more = false
 		for _, effect := range effects {
@@ -661,9 +690,22 @@ func (s *Service) handle(e Event, show bool) {
 	}
 	s.arm()
 	s.letGo()
-	if s.retired || changed(before, s.state) {
-		s.config.Report(Changed{s.name, first, before, s.state})
+	if s.retired || changed(&before, &s.state) {
+		s.changed(first, before)
 	}
+}
+
+// decided and changed tell the log. They are not part of handle because its
+// stack would have to grow for what they copy.
+//
+//go:noinline
+func (s *Service) decided(e Event, old State, effects []Effect) {
+	s.config.Report(Decided{s.name, e, old, s.state, effects})
+}
+
+//go:noinline
+func (s *Service) changed(first Event, before State) {
+	s.config.Report(Changed{s.name, first, before, s.state})
 }
 
 // brief is how long a stop goes on before its status says so.
@@ -683,7 +725,7 @@ func (s *Service) letGo() {
 }
 
 // changed tells whether the log should hear of a transition.
-func changed(old, new State) bool {
+func changed(old, new *State) bool {
 	return old.Phase != new.Phase || old.Pid != new.Pid || old.Cause != new.Cause ||
 		old.Starts != new.Starts || old.Killed.IsZero() && !new.Killed.IsZero()
 }
@@ -902,7 +944,7 @@ func (s *Service) write() error {
 	if err != nil {
 		return err
 	}
-	if pid := s.state.Pid; pid != s.shownPid {
+	if pid := s.state.Pid; int32(pid) != s.shownPid {
 		s.shownPid = unknownPid // until both files are as they should be
 		if pid == 0 {
 			err = f.Remove(rundir.Pid, rundir.Syspid)
@@ -921,7 +963,7 @@ func (s *Service) write() error {
 		if err != nil {
 			return err
 		}
-		s.shownPid = pid
+		s.shownPid = int32(pid)
 	}
 	status := s.state.Status(Now(), rundir.Clock(), time.Now())
 	if a := s.answers; a != nil {

@@ -163,6 +163,19 @@ func (k *kernel) SignalGroup(group int, sig unix.Signal) error {
 
 func (k *kernel) Probe(int, bool) {}
 
+// crash ends the main process of a service.
+func (k *kernel) crash(name string) {
+	k.mu.Lock()
+	var dying *fake
+	for _, p := range k.running {
+		if p.name == name {
+			dying = p
+		}
+	}
+	k.mu.Unlock()
+	k.end(dying, 1<<8)
+}
+
 // Adopt finds what runs; a process that does not has ended, nobody knows how.
 func (k *kernel) Adopt(a reaper.Adoption) reaper.Process {
 	k.mu.Lock()
@@ -1146,4 +1159,43 @@ func TestWhoeverHasNewsNeverWaits(t *testing.T) {
 			t.Fatalf("no room for %+v beside %d others", news, len(s.news))
 		}
 	}
+}
+
+// Control says of each service that comes that it has no lock. Whoever knows of
+// none is not woken for that; whoever does, or is about to look, is.
+func TestThatThereIsNoLockIsNewsOnlyToWhoeverKnowsOfOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		s := b.run("web")
+		b.expect("web", "up")
+		released := Order{Event: Event{Kind: Released}}
+		s.Tell(released)
+		if n := len(s.mail.take()); n != 0 {
+			t.Errorf("kept alive, no lock: got %d messages, want none", n)
+		}
+
+		// The folder went with all that was in it: that is news.
+		os.RemoveAll(filepath.Join(b.dir.Path(), "web"))
+		s.Tell(Order{Event: Event{Kind: Released}, Lost: true})
+		b.expect("web", "up")
+
+		// A lock that only the actor has seen, at the end of a process.
+		b.write("web", "lock", "TERM\n")
+		b.kernel.crash("web")
+		b.expect("web", "down")
+		if err := os.Remove(filepath.Join(b.dir.Path(), "web", "lock")); err != nil {
+			t.Fatal(err)
+		}
+		s.Tell(released)
+		b.expect("web", "up")
+
+		b.kernel.execTime = tooLate + time.Second
+		time.Sleep(time.Minute) // or it would be in back-off, and at rest
+		b.kernel.crash("web")
+		time.Sleep(time.Second / 2)
+		synctest.Wait()
+		if s.free.Load() {
+			t.Error("it has looked for a lock and starts again: got free, want not")
+		}
+	})
 }

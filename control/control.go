@@ -343,13 +343,14 @@ func (c *Control) look(name string) {
 		k.lock, k.unwritten = 0, false
 	}
 	k.fresh = false
-	empty := false
+	empty, locked := false, there.Has(rundir.Lock)
 	if there.Has(rundir.Control) || there.Has(rundir.Taken) {
 		empty = c.requests(name, k, f)
+		locked = true // or not: a request makes one, or removes it
 	} else {
 		k.empty = time.Time{}
 	}
-	half := c.lock(name, k, f, lost)
+	half := c.lock(name, k, f, locked, lost)
 	if !half {
 		k.half = time.Time{}
 	} else if k.half.IsZero() {
@@ -498,12 +499,15 @@ func (c *Control) act(name string, k *folder, f *rundir.Folder, r Request) {
 // lock passes on what the lock file says, if that is not what it said when it
 // was last acted upon. That it is absent is said each time: the actor may
 // have seen one that was there for a moment. It returns whether the file, or
-// what is left of it, looks half done.
-func (c *Control) lock(name string, k *folder, f *rundir.Folder, lost bool) (half bool) {
-	hold, stamp, err := f.ReadHold()
-	if err != nil {
-		c.again[name] = time.Now().Add(unfilled)
-		return false
+// what is left of it, looks half done. Unless locked is set, there is none.
+func (c *Control) lock(name string, k *folder, f *rundir.Folder, locked, lost bool) (half bool) {
+	hold, stamp := rundir.NoHold, rundir.Stamp{}
+	if locked {
+		var err error
+		if hold, stamp, err = f.ReadHold(); err != nil {
+			c.again[name] = time.Now().Add(unfilled)
+			return false
+		}
 	}
 	settled := !k.half.IsZero() && time.Since(k.half) >= blink
 	version := stamp.Version()

@@ -82,6 +82,8 @@ type Records struct {
 	free    []int
 	end     int             // the first slot that was never used
 	missing map[string]bool // services whose record could not be written
+
+	line [recordSize]byte // what is written; on a stack it would make that of each actor grow
 }
 
 // Records opens the records and returns those that an earlier daemon left, if
@@ -247,10 +249,9 @@ func (r *Records) Write(slot int, record Record) (int, error) {
 	if r == nil {
 		return 0, nil
 	}
-	var buf [recordSize]byte
-	line := record.encode(buf[:0])
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	line := record.encode(r.line[:0])
 	used := slot
 	switch {
 	case slot != 0:
@@ -287,10 +288,9 @@ func (r *Records) Drop(slot int) error {
 	if r == nil || slot == 0 {
 		return nil
 	}
-	var buf [recordSize]byte
-	line := pad(buf[:0])
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	line := pad(r.line[:0])
 	r.free = append(r.free, slot)
 	_, err := r.file.WriteAt(line, int64(slot)*recordSize)
 	return err
