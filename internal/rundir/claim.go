@@ -340,7 +340,7 @@ func (c *Claim) Release() error {
 		first = errors.Join(first, own.Remove(own.unfinished()...), own.Remove(recordsFile, "lock"))
 		own.Close()
 		// Without its lock it may be the next daemon's already.
-		if err := c.dir.RemoveFolder(Private); !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		if err := c.dir.RemoveFolder(Private); !occupied(err) {
 			first = errors.Join(first, err)
 		}
 	}

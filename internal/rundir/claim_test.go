@@ -53,7 +53,7 @@ func TestReleaseRemovesEverythingItMade(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, file := range append([]string{Lock, fresh + "1.1"}, daemonFiles...) {
+		for _, file := range append([]string{Lock, GuardFile, fresh + "1.1"}, daemonFiles...) {
 			put(t, filepath.Join(f.Path(), file), "x")
 		}
 		f.Close()

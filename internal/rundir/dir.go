@@ -564,8 +564,9 @@ func (f *Folder) seize(name string, taken error) (fd int, err error) {
 // ErrGrabbed says that another program is starting or running the service.
 var ErrGrabbed = errors.New("already running under runsyssv")
 
-// daemonFiles are the files that the daemon or its clients make in a folder.
-var daemonFiles = []string{Pid, Syspid, State, Control, Taken, GuardFile, Ready, StopSignal, StopTimeout, Waiting, Needs, Waited, Circle}
+// daemonFiles are the files that the daemon or its clients make in a folder,
+// but for its guard.
+var daemonFiles = []string{Pid, Syspid, State, Control, Taken, Ready, StopSignal, StopTimeout, Waiting, Needs, Waited, Circle}
 
 // Sweep empties the folder of everything that sysmgr and its tools make and
 // removes it if nothing else is in it. With keepLock set a lock stays, and the
@@ -604,7 +605,30 @@ func (d *Dir) Clear(name string, keepLock bool) error {
 	return d.clear(name, f, keepLock)
 }
 
+// clear empties a folder whose guard the caller holds. A run leaves four files
+// as a rule: when the folder can be removed without them there is nothing to
+// look for.
 func (d *Dir) clear(name string, f *Folder, keepLock bool) error {
+	first := f.Remove(Pid, Syspid, State, GuardFile)
+	err := d.RemoveFolder(name)
+	if !occupied(err) {
+		return errors.Join(first, err)
+	}
+	// There is more, and without its name the guard keeps nobody out.
+	guard, err := f.Grab()
+	switch {
+	case errors.Is(err, ErrGrabbed), errors.Is(err, fs.ErrNotExist):
+		return first // it is another's now, or another folder
+	case err != nil:
+		return errors.Join(first, err)
+	}
+	defer guard.Release()
+	return errors.Join(first, d.clearAll(name, f, keepLock))
+}
+
+// clearAll is clear for a folder in which there is something unusual. The guard
+// goes last.
+func (d *Dir) clearAll(name string, f *Folder, keepLock bool) error {
 	there := f.Content()
 	var first error
 	for _, file := range daemonFiles {
@@ -620,14 +644,16 @@ func (d *Dir) clear(name string, f *Folder, keepLock bool) error {
 			first = errors.Join(first, f.Remove(left))
 		}
 	}
-	if keepLock && f.Has(Lock) {
-		return first
-	}
-	if err := d.RemoveFolder(name); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+	first = errors.Join(first, f.Remove(GuardFile))
+	if err := d.RemoveFolder(name); !occupied(err) {
 		first = errors.Join(first, err)
 	}
 	return first
 }
+
+// occupied tells whether a folder was not removed because there is something
+// in it.
+func occupied(err error) bool { return errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) }
 
 // unfinished lists the files that somebody began and did not live to finish.
 func (f *Folder) unfinished() []string {

@@ -357,7 +357,7 @@ func TestSweepRemovesWhatIsOurs(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(f.Close)
-		for _, name := range append([]string{Lock, fresh + "1.1", fresh + "99.2"}, daemonFiles...) {
+		for _, name := range append([]string{Lock, GuardFile, fresh + "1.1", fresh + "99.2"}, daemonFiles...) {
 			put(t, filepath.Join(f.Path(), name), "x")
 		}
 		return f
@@ -391,6 +391,69 @@ func TestSweepRemovesWhatIsOurs(t *testing.T) {
 	if err := dir.Sweep("web", false); err != nil {
 		t.Errorf("nothing to sweep: got %v, want nil", err)
 	}
+}
+
+// What a run leaves as a rule is removed without a look at what else there is.
+func TestSweepOfWhatARunLeavesKeepsAllElse(t *testing.T) {
+	dir := newDir(t)
+	for _, left := range [][]string{{}, {Lock}, {"stranger"}} {
+		f, err := dir.MakeFolder("web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range append([]string{Pid, Syspid, State, GuardFile}, left...) {
+			put(t, filepath.Join(f.Path(), name), "x")
+		}
+		if err := dir.Sweep("web", true); err != nil {
+			t.Errorf("beside %q: got %v, want nil", left, err)
+		}
+		if len(left) == 0 {
+			if _, err := dir.Folder("web"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("a folder with nothing else: got %v, want %v", err, fs.ErrNotExist)
+			}
+		} else if got := listing(t, f.Path()); !slices.Equal(got, left) {
+			t.Errorf("got %q, want %q", got, left)
+		}
+		f.Remove(left...)
+		f.Close()
+	}
+}
+
+// Sweep gives up the guard's name before it knows that there is more to remove.
+// Who takes the guard then, as runsyssv does, keeps what he writes.
+func TestSweepLeavesAloneWhoCameMeanwhile(t *testing.T) {
+	dir := newDir(t)
+	f, err := dir.MakeFolder("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	put(t, filepath.Join(f.Path(), Lock), "x")
+	end := time.Now().Add(time.Second / 2)
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		for time.Now().Before(end) {
+			if err := dir.Sweep("web", true); err != nil {
+				t.Errorf("sweep: got %v, want nil", err)
+				return
+			}
+		}
+	})
+	held := 0
+	for time.Now().Before(end) || held == 0 {
+		guard, err := f.Grab()
+		if err != nil {
+			continue
+		}
+		held++
+		put(t, filepath.Join(f.Path(), Ready), "x")
+		time.Sleep(50 * time.Microsecond)
+		if !f.Has(Ready) {
+			t.Fatal("a file was removed under the one who holds the guard")
+		}
+		guard.Release()
+	}
+	wait.Wait()
 }
 
 func listing(t *testing.T, path string) []string {
