@@ -71,12 +71,13 @@ const (
 type Control struct {
 	config Config
 
-	mu    sync.Mutex // guards calls, between callers and Run
+	mu    sync.Mutex // guards calls and the life of the watcher, between callers and Run
 	calls []call
 	wake  chan struct{}
 
 	busy sync.Mutex // held while Run looks at folders; see Hold
 
+	// watcher is Run's. Forget uses it too, with mu, as long as it is there.
 	watcher *watch.Watcher
 	polls   bool
 	folders map[string]*folder
@@ -95,6 +96,7 @@ type folder struct {
 	fresh     bool           // it has not been looked at yet
 	status    bool           // it is due a status: it had one, or its actor is about to write it
 	unwritten bool           // the lock does not say what it should: it could not be written
+	remade    bool           // it was missing, and we have made it
 	lock      rundir.Version // of the lock that was last acted upon; zero: none
 	*pending                 // nil but in a look, if nothing is
 }
@@ -129,8 +131,17 @@ func New(config Config) *Control {
 // delivered too. It does not block.
 func (c *Control) Attend(name string) { c.call(call{name: name, attend: true}) }
 
-// Forget ends it. It does not block.
-func (c *Control) Forget(name string) { c.call(call{name: name}) }
+// Forget ends it. It does not block. The watch ends at once: whoever calls is
+// about to empty the folder, and what the kernel would tell of that costs more
+// than all the rest.
+func (c *Control) Forget(name string) {
+	c.call(call{name: name}) // first: see look
+	c.mu.Lock()
+	if c.watcher != nil {
+		c.watcher.Remove(name)
+	}
+	c.mu.Unlock()
+}
 
 // Renew says that the run directory is another one: every folder is looked for
 // anew. Those that are gone with the old one are no orders. It does not block.
@@ -160,8 +171,9 @@ func (c *Control) Run(ctx context.Context) error {
 	if err != nil {
 		c.watchless(err)
 	}
-	c.watcher = watcher
+	c.use(watcher)
 	defer watcher.Close()
+	defer c.use(nil)
 	c.watchTop()
 	late := time.NewTimer(time.Hour)
 	late.Stop()
@@ -180,6 +192,13 @@ func (c *Control) Run(ctx context.Context) error {
 			late.Reset(time.Until(next))
 		}
 	}
+}
+
+// use lets Forget have the watcher, or no longer.
+func (c *Control) use(w *watch.Watcher) {
+	c.mu.Lock()
+	c.watcher = w
+	c.mu.Unlock()
 }
 
 // Hold lets no request be taken until Resume is called. It waits for those
@@ -260,12 +279,15 @@ func (c *Control) answer() {
 			c.folders[k.name] = &folder{fresh: true, status: true}
 			c.look(k.name)
 		} else {
+			f := c.folders[k.name]
 			delete(c.folders, k.name)
 			delete(c.again, k.name)
-			c.watcher.Remove(k.name)
-			// A look that was late may have made the folder anew, which its
-			// actor had removed after it asked us to forget it.
-			c.config.Rundir.RemoveFolder(k.name)
+			c.watcher.Remove(k.name) // a look may have come in between
+			if f != nil && f.remade {
+				// It may have been late, and have made the folder anew, which
+				// its actor had removed after it asked us to forget it.
+				c.config.Rundir.RemoveFolder(k.name)
+			}
 		}
 	}
 }
@@ -283,6 +305,7 @@ func (c *Control) open(name string, k *folder) (another bool, err error, ours bo
 	if c.answer(); c.folders[name] != k {
 		return false, nil, false
 	}
+	k.remade = true
 	f, err := c.config.Rundir.MakeFolder(name)
 	if err == nil {
 		f.Close()
@@ -323,9 +346,13 @@ func (c *Control) look(name string) {
 		return
 	}
 	if another && !k.fresh {
+		// The watch also ends when the service has been forgotten.
+		if c.answer(); c.folders[name] != k {
+			return
+		}
 		// rm -r of the folder starts the service. The actor may have made
 		// it anew before we could see that it was missing.
-		*k = folder{status: true, pending: new(pending)}
+		*k = folder{status: true, remade: k.remade, pending: new(pending)}
 		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
 	}
 	f, err := c.config.Rundir.Folder(name)

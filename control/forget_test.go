@@ -12,26 +12,61 @@ import (
 	"sysmgr/internal/watch"
 )
 
-// An actor that ends calls Forget and then removes the folder. A look that
-// was due already may come between the two, or after both.
-func TestFolderOfAForgottenServiceIsNotMadeAgain(t *testing.T) {
+// attending is a control actor that attends to web, without its goroutine, and
+// what it has delivered.
+func attending(t *testing.T) (*Control, *rundir.Dir, *[]Message) {
+	t.Helper()
 	dir, err := rundir.Create(filepath.Join(t.TempDir(), "run"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
-	var got []Message
+	got := new([]Message)
 	c := New(Config{
 		Rundir:  dir,
-		Deliver: func(m Message) { got = append(got, m) },
+		Deliver: func(m Message) { *got = append(*got, m) },
 		Report:  func(Fact) {},
 	})
 	c.watcher, _ = watch.New(nil)
-	defer c.watcher.Close()
+	t.Cleanup(func() { c.watcher.Close(); dir.Close() })
 	c.Attend("web")
 	c.answer()
-	got = nil
+	*got = nil
+	return c, dir, got
+}
 
+// Its watch is gone then, as it is when somebody has removed the folder.
+func TestServiceThatIsForgottenWasNotOrderedToStart(t *testing.T) {
+	c, _, got := attending(t)
+	c.Forget("web")
+	c.look("web")
+	if len(*got) != 0 {
+		t.Errorf("messages: got %+v, want none", *got)
+	}
+}
+
+func TestFolderThatControlMadeGoesWithItsService(t *testing.T) {
+	c, dir, _ := attending(t)
+	// Its actor does this after Forget, and control has not heard of it yet.
+	if err := dir.Sweep("web", true); err != nil {
+		t.Fatal(err)
+	}
+	c.look("web")
+	if f, err := dir.Folder("web"); err != nil {
+		t.Fatalf("after a look: got %v, want a folder", err)
+	} else {
+		f.Close()
+	}
+	c.Forget("web")
+	c.answer()
+	if _, err := dir.Folder("web"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("folder: got %v, want none", err)
+	}
+}
+
+// An actor that ends calls Forget and then removes the folder. A look that
+// was due already may come between the two, or after both.
+func TestFolderOfAForgottenServiceIsNotMadeAgain(t *testing.T) {
+	c, dir, got := attending(t)
 	c.Forget("web")
 	if err := dir.Sweep("web", true); err != nil {
 		t.Fatal(err)
@@ -40,8 +75,8 @@ func TestFolderOfAForgottenServiceIsNotMadeAgain(t *testing.T) {
 	if _, err := dir.Folder("web"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("folder: got %v, want none", err)
 	}
-	if len(got) != 0 {
-		t.Errorf("messages: got %+v, want none", got)
+	if len(*got) != 0 {
+		t.Errorf("messages: got %+v, want none", *got)
 	}
 
 	// Who comes back with the same name starts anew.
