@@ -69,6 +69,7 @@ func (v *Supervisor) close() {
 	for name := range v.past { // there was no snapshot yet
 		v.add(Entry{Name: name}, "")
 	}
+	v.config.ending.Store(int64(len(v.services)))
 	v.farewell = newFarewell(v.graph())
 	for name, m := range v.services {
 		if v.farewell.turn(name) {

@@ -56,6 +56,7 @@ type Config struct {
 	silent   atomic.Int64 // services whose state could not be published
 	turns    turns
 	outlives func(name string) // tells the supervisor that KILL did not work at once
+	ending   atomic.Int64      // how many services a shutdown has to stop; 0: there is none
 }
 
 // restless is the set of services in back-off. It is the one thing that
@@ -708,8 +709,18 @@ func (s *Service) changed(first Event, before State) {
 	s.config.Report(Changed{s.name, first, before, s.state})
 }
 
-// brief is how long a stop goes on before its status says so.
-const brief = 30 * time.Millisecond
+// How long a stop goes on before its status says so. At a shutdown each waits
+// until all the others have had their turn of the processors, or most would say
+// so that are over when they come to it.
+const (
+	brief     = 30 * time.Millisecond
+	aTurn     = 200 * time.Microsecond
+	mostBrief = 500 * time.Millisecond
+)
+
+func (c *Config) brief() time.Duration {
+	return min(brief+time.Duration(c.ending.Load())*aTurn, mostBrief)
+}
 
 // letGo gives back what was needed while something was handled.
 func (s *Service) letGo() {
@@ -771,11 +782,11 @@ func (s *Service) arm() {
 	if s.retired || s.state.Due.IsZero() && !s.owed {
 		return
 	}
-	delay := brief
+	delay := s.config.brief()
 	if due := s.state.Due; !due.IsZero() {
-		delay = due.Sub(Now())
-		if s.owed {
-			delay = min(delay, brief)
+		left := due.Sub(Now())
+		if !s.owed || left < delay {
+			delay = left
 		}
 	}
 	s.alarm = time.AfterFunc(delay, func() { s.post(ring{}) })

@@ -384,6 +384,43 @@ func TestAStopIsPublishedWhenItTakesLong(t *testing.T) {
 	})
 }
 
+// A shutdown of many takes its time with each of them: those that are over
+// meanwhile never say that they are stopping, and a slow one says it in time.
+func TestAShutdownOfManyPublishesTheSlowStops(t *testing.T) {
+	for _, count := range []int{300, 3000} { // the second meets mostBrief
+		if count > 300 && testing.Short() {
+			continue
+		}
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.config.Debug = func() bool { return false }
+			names := make([]string, count)
+			for i := range names {
+				names[i] = fmt.Sprintf("s%04d", i)
+			}
+			b.kernel.stopTime = brief + brief/2
+			v, stop := b.supervise()
+			b.up(v, names, "")
+			b.kernel.stopTime = 5 * time.Second
+			b.up(v, append(names, "slow"), "")
+			go stop()
+			time.Sleep(brief + time.Millisecond)
+			for _, name := range append(names, "slow") {
+				if got := b.status(name).Phase; got != "up" {
+					t.Fatalf("%s after %v: got %s, want up", name, brief, got)
+				}
+			}
+			time.Sleep(mostBrief - brief)
+			b.expect("slow", "stopping")
+			if left, err := b.dir.Names(); len(left) != 1 {
+				t.Errorf("got %d folders, %v, want that of the slow one", len(left), err)
+			}
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+		})
+	}
+}
+
 // Of the two files that name the process one could be written: it goes all the
 // same when the process has ended.
 func TestAPidFileThatIsHalfOfItGoes(t *testing.T) {
