@@ -78,6 +78,29 @@ func TestAShutdownStopsDependentsFirst(t *testing.T) {
 	})
 }
 
+// It may have said so a moment ago.
+func TestAShutdownStopsAServiceAsItSays(t *testing.T) {
+	for file, content := range map[string]string{rundir.StopSignal: "INT\n", rundir.StopTimeout: "3\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.kernel.deaf = file == rundir.StopTimeout
+			v, stop := b.supervise()
+			b.up(v, []string{"web"}, "")
+			b.write("web", file, content)
+			begin := Now()
+			stop()
+			signals, want := b.kernel.told(), []string{"web INT", "web CONT"}
+			took, limit := round(Now().Sub(begin)), 0.0
+			if b.kernel.deaf {
+				want, limit = []string{"web TERM", "web CONT", "web group KILL"}, 3
+			}
+			if !slices.Equal(signals, want) || took != limit {
+				t.Errorf("%s: got %q and %v s, want %q and %v s", file, signals, took, want, limit)
+			}
+		})
+	}
+}
+
 func TestACircleOrADeafDependentDelaysNothingBeyondItsTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

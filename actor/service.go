@@ -754,6 +754,10 @@ func (s *Service) complete(e Event) Event {
 	if s.state.Phase != Up {
 		return e
 	}
+	holds := s.config.Rundir.Holds
+	if e.Kind == Shutdown && !holds(s.name, rundir.StopSignal) && !holds(s.name, rundir.StopTimeout) {
+		return e // how the run was is of no interest any more
+	}
 	f, err := s.open()
 	if err != nil {
 		return e
