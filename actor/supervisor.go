@@ -121,12 +121,15 @@ func (v *Supervisor) Deliver(name string, o Order) { v.post(delivery{name, o}) }
 // second one changes nothing.
 func (v *Supervisor) Shutdown() { v.post(shutdown{}) }
 
-// Publish tries again to publish what could not be published; lost says that
-// the run directory is another one, and all has to be. It does not block.
-func (v *Supervisor) Publish(lost bool) {
-	if lost || v.config.silent.Load() > 0 {
+// Publish tries again to publish what could not be published, and tells whether
+// there is anything; lost says that the run directory is another one, and all
+// has to be. It does not block.
+func (v *Supervisor) Publish(lost bool) (silent bool) {
+	silent = v.config.silent.Load() > 0
+	if lost || silent {
 		v.post(publish{lost})
 	}
+	return silent
 }
 
 // Begun is closed when the services of the daemon before this one are taken

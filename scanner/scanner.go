@@ -2,9 +2,10 @@
 // it: snapshots of entries, each a whole truth. What follows from them is the
 // supervisor's business.
 //
-// A watch makes it fast, a slow check makes it true: at rest that is one
-// stat(2) of the directory, and a look at each entry that does not run as it
-// should, every five seconds.
+// A watch makes it fast, a slow check makes it true: that is one stat(2) of the
+// directory, and a look at each entry that does not run as it should, every five
+// seconds; once a minute when nothing happens and the kernel tells of everything
+// that could be found.
 //
 // A service that has just come is told of by itself as well, as soon as the
 // watch names it: to read a large directory first would keep it waiting.
@@ -69,10 +70,14 @@ func stampOf(link, file rundir.Stamp) Stamp {
 // How long things take.
 const (
 	Slow  = 5 * time.Second // between slow checks
+	Calm  = time.Minute     // between them at rest, if the kernel tells of everything
 	Grace = time.Second     // an entry may be missing this long
 	// pause is the shortest time between two scans: a burst of changes is
 	// one scan at its beginning and one at its end.
 	pause = 10 * time.Millisecond
+	// prompt is how soon the slow check comes when the kernel tells that a path
+	// may lead elsewhere. Mounts come in swarms.
+	prompt = 100 * time.Millisecond
 	// settle: an entry that is new and cannot be run is probably still being
 	// made; it is told of when it stays so for this long.
 	settle = 200 * time.Millisecond
@@ -140,16 +145,26 @@ type Config struct {
 	// slow check; nil is allowed.
 	Restless func() []string
 	// Tick is called at each slow check, for whoever else looks at the world
-	// every five seconds; nil is allowed. It must not block.
+	// every five seconds; nil is allowed. It must not block. At rest the check
+	// is rare: whoever has something left to look at calls Stir.
 	Tick func()
+	// Ways are the paths, absolute, that whoever gets the Tick looks at: each
+	// of them, and what leads there, is watched, so that the slow check comes
+	// at once when one is removed or replaced. While one is not there the
+	// check is never rare.
+	Ways []string
 }
 
-// Scanner is the scanner actor. Run owns all of it but rescan and
-// heard.
+// Scanner is the scanner actor. Run owns all of it but rescan, heard, mood
+// and stir.
 type Scanner struct {
 	config  Config
 	rescan  chan struct{}
 	heard   heard
+	mood    atomic.Int32  // see Stir
+	stir    chan struct{} // receives when a calm is over
+	slow    time.Duration // Slow, Calm
+	calm    time.Duration
 	watcher *watch.Watcher
 	watched bool
 	polls   bool // there is no watch: the bell rings each second
@@ -162,6 +177,7 @@ type Scanner struct {
 	known    map[string]seen          // entries by name
 	refused  map[string]bool          // names already told of
 	lost     bool                     // the directory could not be read last time
+	empty    bool                     // there was nothing in it last time
 	opened   bool                     // its mode has changed: each entry is checked anew
 	hung     map[string]chan struct{} // entries nobody has an answer about, closed when there is
 }
@@ -186,6 +202,9 @@ func New(config Config) (*Scanner, error) {
 	return &Scanner{
 		config:  config,
 		rescan:  make(chan struct{}, 1),
+		stir:    make(chan struct{}, 1),
+		slow:    Slow,
+		calm:    Calm,
 		known:   make(map[string]seen),
 		refused: make(map[string]bool),
 		hung:    make(map[string]chan struct{}),
@@ -210,18 +229,23 @@ func (s *Scanner) Run(ctx context.Context) error {
 	s.watcher = watcher
 	defer watcher.Close()
 
-	slow := time.NewTimer(Slow)
+	slow := time.NewTimer(s.slow)
 	defer slow.Stop()
 	grace := time.NewTimer(time.Hour)
 	grace.Stop()
 	var quiet <-chan time.Time // set while the pause after a scan lasts
 	due := true                // a scan is wanted
+	soon := false              // the slow check is about to come
 	s.first = true
 	for {
 		if due && quiet == nil {
 			due = false
+			s.Stir()
 			s.scan()
-			s.first = false
+			if s.first {
+				s.first = false
+				s.cover() // and not only when the first slow check comes
+			}
 			quiet = time.After(pause)
 			if until := s.nextLook(); !until.IsZero() {
 				grace.Reset(time.Until(until))
@@ -236,9 +260,22 @@ func (s *Scanner) Run(ctx context.Context) error {
 			due = true
 		case <-grace.C:
 			due = true
+		case <-s.stir:
+			if !soon {
+				slow.Reset(s.slow)
+			}
 		case <-watcher.Bell():
+			news := watcher.Take()
+			if news.Way && !soon {
+				s.Stir()
+				soon = true
+				slow.Reset(prompt)
+			}
+			if len(news.Keys) == 0 && !news.All {
+				continue
+			}
 			due = true
-			lost := watcher.Take().Lost
+			lost := news.Lost
 			if lost {
 				s.config.Report(Overrun{})
 			}
@@ -248,11 +285,10 @@ func (s *Scanner) Run(ctx context.Context) error {
 				quiet = time.After(pause)
 			}
 		case <-slow.C:
-			slow.Reset(Slow)
-			if s.config.Tick != nil {
-				s.config.Tick()
-			}
-			due = due || s.stale()
+			soon = false
+			stale, next := s.check()
+			slow.Reset(next)
+			due = due || stale
 		}
 	}
 }
@@ -268,19 +304,7 @@ func (s *Scanner) stale() bool {
 	if s.lost || !s.watched || stamp != s.dirStamp || s.read.Sub(time.Unix(0, stamp.Mtime)).Abs() < fresh {
 		return true
 	}
-	var doubtful []string
-	for name, k := range s.known {
-		if k.entry.Bar != "" && !k.kept {
-			doubtful = append(doubtful, name)
-		}
-	}
-	if s.config.Restless != nil {
-		for _, name := range s.config.Restless() {
-			if k, ok := s.known[name]; ok && !k.kept && k.entry.Bar == "" {
-				doubtful = append(doubtful, name)
-			}
-		}
-	}
+	doubtful := s.doubtful()
 	for i, e := range s.look(doubtful, s.entry) {
 		if e != s.entry(doubtful[i]) {
 			return true
@@ -451,7 +475,7 @@ func (s *Scanner) scan() {
 	other := s.dir != dir
 	moved := (other || another) && s.dir != ID{}
 	s.opened = stamp.Mode != s.dirStamp.Mode
-	s.dir, s.dirStamp, s.read = dir, stamp, start
+	s.dir, s.dirStamp, s.read, s.empty = dir, stamp, start, len(names) == 0
 	changed, kept := s.merge(names, moved, start)
 	if moved && (other || len(kept) > 0) {
 		s.config.Report(Replaced{kept})

@@ -796,14 +796,18 @@ func TestAtRestTheDirectoryIsNotRead(t *testing.T) {
 func still(t *testing.T, dir string) *world {
 	t.Helper()
 	w := newWorld(t, dir)
+	w.still()
+	return w
+}
+
+func (w *world) still() {
 	watcher, err := watch.New(nil)
-	must(t, err)
-	t.Cleanup(watcher.Close)
+	must(w.t, err)
+	w.t.Cleanup(watcher.Close)
 	w.s.watcher = watcher
 	w.s.first = true
 	w.s.scan()
 	w.s.first = false
-	return w
 }
 
 // The slow check asks for a scan only if one would see something new.

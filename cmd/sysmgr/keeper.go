@@ -9,13 +9,16 @@ import (
 )
 
 // keeper is the actor that looks after the run directory and after our memory,
-// every five seconds and when somebody knocks: what is gone of the directory
-// is made anew, and what could not be published is tried again.
+// when somebody knocks: at each slow check of the scanner, and at once when
+// something is removed there. What is gone of the directory is made anew, and
+// what could not be published is tried again. As long as anything is left to do
+// it stirs, so that the next knock comes within five seconds.
 type keeper struct {
 	claim   *rundir.Claim
 	collect func(thoroughly bool) bool
-	publish func(lost bool)
+	publish func(lost bool) (silent bool)
 	renew   func()
+	stir    func()
 	log     *journal
 
 	told    bool   // the directory cannot be kept, and that was said
@@ -29,15 +32,18 @@ func (k *keeper) run(ctx context.Context, look <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil
 		case <-look:
-			k.keep()
-			k.tidy(true)
+			kept, tidy := k.keep(), k.tidy(true)
+			if !kept || !tidy {
+				k.stir()
+			}
 		case <-k.log.busy:
 			k.tidy(false)
 		}
 	}
 }
 
-func (k *keeper) keep() {
+// keep tells whether all is there, and published.
+func (k *keeper) keep() bool {
 	lost, err := k.claim.Keep()
 	switch {
 	case err != nil && !k.told:
@@ -53,24 +59,29 @@ func (k *keeper) keep() {
 	if err == nil && lost {
 		k.publish(true)
 		k.renew()
-	} else {
-		k.publish(false)
+		return false // until it has been looked at once more
 	}
+	return !k.publish(false) && err == nil
 }
 
 // tidy collects the garbage when there is enough of it: while there is much to
-// do, as much again as was left the last time; every five seconds, less, and
-// then what is free is given back to the kernel. At rest there is none. The
-// runtime must not do that by itself: see Reaper.Collect.
-func (k *keeper) tidy(rest bool) {
+// do, as much again as was left the last time; at a knock, less, and then what
+// is free is given back to the kernel. At rest there is none. The runtime must
+// not do that by itself: see Reaper.Collect. It tells whether it is done with:
+// while a process is made, nothing can be collected.
+func (k *keeper) tidy(rest bool) bool {
 	enough := k.garbage + k.garbage/2 + 1<<20
 	if rest {
 		enough = k.garbage + k.garbage/16 + 128<<10
 	}
-	if occupied() < enough && !(rest && spare() > 2<<20) || !k.collect(rest) {
-		return
+	if occupied() < enough && !(rest && spare() > 2<<20) {
+		return true
+	}
+	if !k.collect(rest) {
+		return false
 	}
 	k.garbage = occupied()
+	return true
 }
 
 // spare is how many bytes are free and not given back to the kernel: what a

@@ -99,7 +99,14 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 	if err != nil {
 		return fail(err)
 	}
-	reap, err := reaper.New(func(f reaper.Fact) { log.report(f) })
+	var scan *scanner.Scanner
+	// What happens to services brings the slow check back: what follows from it
+	// may be for the scanner or the keeper to see.
+	report := func(fact any) {
+		log.report(fact)
+		scan.Stir()
+	}
+	reap, err := reaper.New(func(f reaper.Fact) { report(f) })
 	if err != nil {
 		return fail(err)
 	}
@@ -111,7 +118,7 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 		}
 	}
 	var supervisor *actor.Supervisor
-	scan, err := scanner.New(scanner.Config{
+	scan, err = scanner.New(scanner.Config{
 		Dir: s.sysdir,
 		Send: func(entries []scanner.Entry) {
 			log.report(found{len(entries)})
@@ -125,6 +132,7 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 		},
 		Restless: func() []string { return supervisor.Restless() },
 		Tick:     knock,
+		Ways:     dir.Own(),
 		Report:   func(f scanner.Fact) { log.report(f) },
 	})
 	if errors.Is(err, os.ErrNotExist) {
@@ -172,7 +180,7 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 	requests := control.New(control.Config{
 		Rundir:  dir,
 		Deliver: func(m control.Message) { supervisor.Deliver(m.Service, order(m)) },
-		Report:  func(f control.Fact) { log.report(f) },
+		Report:  func(f control.Fact) { report(f) },
 		Shaken:  knock,
 	})
 	over := make(chan syscall.WaitStatus, 1) // the essential service has ended
@@ -183,7 +191,7 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 		Env:       cli.Environment(os.Environ(), s.sysdir, s.rundir),
 		Manner:    s.manner,
 		Processes: reap,
-		Report:    func(f actor.Fact) { log.report(f) },
+		Report:    func(f actor.Fact) { report(f) },
 		Debug:     log.debug,
 		Essential: s.essential,
 		Ended: func(status syscall.WaitStatus) {
@@ -209,7 +217,7 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 	reaping, finish := context.WithCancel(context.Background())
 	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan, replace); return nil }, func(error) { cancel() })
 	group.Add(func() error { return scan.Run(ctx) }, func(error) { cancel() })
-	keeper := keeper{claim: claim, collect: reap.Collect, publish: supervisor.Publish, renew: requests.Renew, log: log}
+	keeper := keeper{claim: claim, collect: reap.Collect, publish: supervisor.Publish, renew: requests.Renew, stir: scan.Stir, log: log}
 	group.Add(func() error { return keeper.run(reaping, look) }, func(error) {})
 	group.Add(func() error { return requests.Run(reaping) }, func(error) {}) // svctl kill makes a shutdown quick
 	group.Add(func() error { defer finish(); supervisor.Run(); return nil }, func(error) { supervisor.Shutdown() })

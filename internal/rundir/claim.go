@@ -169,6 +169,12 @@ func (c *Claim) Keep() (lost bool, err error) {
 	return lost, nil
 }
 
+// Own lists the paths of the daemon's own files, at which Keep looks.
+func (d *Dir) Own() []string {
+	private := filepath.Join(d.path, Private)
+	return []string{filepath.Join(d.path, Pid), filepath.Join(private, "lock"), filepath.Join(private, recordsFile)}
+}
+
 // Intact tells whether the next program would find here what it has to know:
 // the run directory is the one that it was, with the locks and the records.
 func (c *Claim) Intact() bool {

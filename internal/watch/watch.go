@@ -33,6 +33,7 @@ type Watcher struct {
 	dirty map[string]struct{}
 	all   bool
 	lost  bool // the kernel's queue ran over since the last Take
+	way   bool // one that was laid may lead elsewhere
 }
 
 // New makes a watcher. Where the kernel refuses, it returns one that rings
@@ -64,14 +65,15 @@ type News struct {
 	Keys map[string]struct{} // directories to look at again
 	All  bool                // look at every directory again
 	Lost bool                // because events were lost (IN_Q_OVERFLOW)
+	Way  bool                // a path given to Lay may lead elsewhere
 }
 
 // Take returns what has been heard since the last call and forgets it.
 func (w *Watcher) Take() News {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := News{w.dirty, w.all, w.lost}
-	w.dirty, w.all, w.lost = make(map[string]struct{}), false, false
+	n := News{w.dirty, w.all, w.lost, w.way}
+	w.dirty, w.all, w.lost, w.way = make(map[string]struct{}), false, false, false
 	return n
 }
 
@@ -82,10 +84,19 @@ func (w *Watcher) ring(key string) {
 	w.wake()
 }
 
+func (w *Watcher) ringWay() {
+	w.mu.Lock()
+	w.way = true
+	w.mu.Unlock()
+	w.wake()
+}
+
+// ringAll rings for everything; if events were lost, some were perhaps of a way.
 func (w *Watcher) ringAll(lost bool) {
 	w.mu.Lock()
 	w.all = true
 	w.lost = w.lost || lost
+	w.way = w.way || lost
 	w.mu.Unlock()
 	w.wake()
 }

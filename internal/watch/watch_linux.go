@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,29 +21,32 @@ type system struct {
 	// fd is the inotify descriptor, or -1. It is not in the runtime's poller,
 	// where each event would wake a thread: a daemon that starts a thousand
 	// services makes ten thousand that are of no interest.
-	fd   int
-	stop int // an eventfd(2): the watcher is closed
+	fd     int
+	nudge  int          // an eventfd(2): the watcher is closed, or has mounts
+	mounts atomic.Int32 // mountinfo, once a way is laid; before that, -1
 
-	// table guards the two maps: Add and Remove against the reader.
+	// table guards the maps: Add, Remove and Lay against the reader.
 	table sync.Mutex
 	keys  map[int32]string
 	wds   map[string]int32
+	way   map[int32]struct{}
 
 	polling bool // a watch could not be had, so the clock rings too
 }
 
 func (w *Watcher) start(interested func(string, bool) bool) error {
 	w.sys.fd = -1
+	w.sys.mounts.Store(-1)
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return &fs.PathError{Op: "inotify_init1", Path: "inotify", Err: err}
 	}
-	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	nudge, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		unix.Close(fd)
 		return &fs.PathError{Op: "eventfd", Path: "inotify", Err: err}
 	}
-	w.sys.fd, w.sys.stop = fd, stop
+	w.sys.fd, w.sys.nudge = fd, nudge
 	w.sys.keys = make(map[int32]string)
 	w.sys.wds = make(map[string]int32)
 	w.wait.Go(func() { w.read(interested) })
@@ -95,7 +99,8 @@ func (w *Watcher) Add(path, key string) (another bool, err error) {
 }
 
 func (s *system) drop(wd int32) {
-	// EINVAL: the directory is gone and took its watch along.
+	// EINVAL: the directory is gone and took its watch along. If it is on a
+	// way, that rings, because of IN_IGNORED, and is laid anew.
 	unix.InotifyRmWatch(s.fd, uint32(wd))
 	delete(s.keys, wd)
 }
@@ -121,16 +126,22 @@ func (w *Watcher) Close() {
 		w.wait.Wait()
 		return
 	}
-	unix.Write(w.sys.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	w.sys.wake()
 	w.wait.Wait()
 	unix.Close(w.sys.fd)
-	unix.Close(w.sys.stop)
+	unix.Close(w.sys.nudge)
+	if mounts := w.sys.mounts.Load(); mounts >= 0 {
+		unix.Close(int(mounts))
+	}
 }
+
+// wake makes the reader look around.
+func (s *system) wake() { unix.Write(s.nudge, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 // read blocks in the kernel until there are events or the watcher is closed.
 func (w *Watcher) read(interested func(string, bool) bool) {
 	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
-	for w.sys.open(true, forEver) {
+	for w.open(true, forEver) {
 		// Begin a new time slice: the runtime counts this one from before
 		// the wait, and would end it when it has hardly begun.
 		runtime.Gosched()
@@ -148,20 +159,39 @@ func (w *Watcher) read(interested func(string, bool) bool) {
 			// It was noise, as of the daemon's own files, and more of it is
 			// on its way: to read each event by itself would cost more than
 			// what they tell of.
-			w.sys.open(false, quiet)
+			w.open(false, quiet)
 		}
 	}
 }
 
-// open waits until the watcher is closed, which it then tells, or there are
-// events, if those are wanted, or so many milliseconds are over (poll(2)).
-func (s *system) open(events bool, within int) bool {
-	fds := []unix.PollFd{{Fd: int32(s.stop), Events: unix.POLLIN}, {Fd: int32(s.fd), Events: unix.POLLIN}}
+// open waits until there are events, if those are wanted, or the watcher is
+// closed, or so many milliseconds are over (poll(2)). It tells whether it is still
+// open, if events are wanted.
+func (w *Watcher) open(events bool, within int) bool {
+	s := &w.sys
+	fds := []unix.PollFd{
+		{Fd: int32(s.nudge), Events: unix.POLLIN},
+		{Fd: int32(s.fd), Events: unix.POLLIN},
+		{Fd: s.mounts.Load(), Events: unix.POLLPRI}, // a negative one is passed over
+	}
 	if !events {
 		fds = fds[:1]
 	}
 	unix.Poll(fds, within) // EINTR: as if there were events
-	return fds[0].Revents == 0
+	if events && fds[2].Revents&unix.POLLPRI != 0 {
+		w.ringWay() // to have asked is to have read (proc_pid_mountinfo(5))
+	}
+	if !events || fds[0].Revents == 0 {
+		return true // if it is closed, the next call will tell
+	}
+	var count [8]byte
+	unix.Read(s.nudge, count[:])
+	select {
+	case <-w.done:
+		return false
+	default:
+		return true
+	}
 }
 
 // For how many milliseconds nobody listens when there is nothing but noise.
@@ -194,11 +224,19 @@ func (w *Watcher) decode(buf []byte, interested func(string, bool) bool) (rang b
 		}
 		w.sys.table.Lock()
 		key, known := w.sys.keys[wd]
-		if known && what&unix.IN_IGNORED != 0 {
-			delete(w.sys.keys, wd)
-			delete(w.sys.wds, key)
+		_, way := w.sys.way[wd]
+		if what&unix.IN_IGNORED != 0 {
+			delete(w.sys.way, wd)
+			if known {
+				delete(w.sys.keys, wd)
+				delete(w.sys.wds, key)
+			}
 		}
 		w.sys.table.Unlock()
+		if way && len(name) == 0 {
+			w.ringWay()
+			rang = true
+		}
 		if !known || len(name) > 0 && interested != nil && !interested(string(name), what&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0) {
 			continue
 		}

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 		goleak.VerifyTestMain(m)
 	case "without descriptors":
 		fmt.Print(pollWithoutDescriptors(os.Getenv("DIR")))
+	case "mounting":
+		fmt.Print(mountOver(os.Getenv("DIR")))
 	case "without watches":
 		fmt.Print(pollWithoutWatches(os.Getenv("DIR")))
 	}

@@ -18,6 +18,9 @@ func (w *Watcher) Add(path, key string) (another bool, err error) { return false
 // Remove does nothing here.
 func (w *Watcher) Remove(key string) {}
 
+// Lay does nothing here: no way is covered.
+func (w *Watcher) Lay(paths ...string) (covered bool) { return false }
+
 // Close ends the watcher and waits for its goroutine.
 func (w *Watcher) Close() {
 	close(w.done)
