@@ -754,8 +754,8 @@ func (s *Service) complete(e Event) Event {
 	if s.state.Phase != Up {
 		return e
 	}
-	holds := s.config.Rundir.Holds
-	if e.Kind == Shutdown && !holds(s.name, rundir.StopSignal) && !holds(s.name, rundir.StopTimeout) {
+	lacks := s.config.Rundir.Lacks
+	if e.Kind == Shutdown && lacks(s.name, rundir.StopSignal) && lacks(s.name, rundir.StopTimeout) {
 		return e // how the run was is of no interest any more
 	}
 	f, err := s.open()

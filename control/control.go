@@ -262,13 +262,10 @@ func (c *Control) watchless(err error) {
 	}
 }
 
-// answer does what was called for.
+// answer does what was called for, in that order. A look may call it in turn,
+// which goes on where this is.
 func (c *Control) answer() {
-	c.mu.Lock()
-	calls := c.calls
-	c.calls = nil
-	c.mu.Unlock()
-	for _, k := range calls {
+	for k, ok := c.nextCall(); ok; k, ok = c.nextCall() {
 		if k.renew {
 			c.watchTop()
 			for name, f := range c.folders {
@@ -290,6 +287,17 @@ func (c *Control) answer() {
 			}
 		}
 	}
+}
+
+func (c *Control) nextCall() (k call, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.calls) == 0 {
+		c.calls = nil
+		return call{}, false
+	}
+	k, c.calls = c.calls[0], c.calls[1:]
+	return k, true
 }
 
 // open makes sure that the folder is there and watched, and tells whether it

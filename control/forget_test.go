@@ -86,3 +86,29 @@ func TestFolderOfAForgottenServiceIsNotMadeAgain(t *testing.T) {
 		t.Errorf("folder of the next service of that name: got %v, want it there", err)
 	}
 }
+
+// What is called for while something else is being answered comes after all
+// that was called for before.
+func TestCallsAreAnsweredInTheirOrder(t *testing.T) {
+	c, dir, _ := attending(t)
+	held, err := dir.MakeFolder("held")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := held.Write(rundir.Lock, []byte("TERM\n")); err != nil {
+		t.Fatal(err)
+	}
+	c.config.Deliver = func(m Message) {
+		if m.Service == "held" {
+			c.Forget("last")
+		}
+	}
+	for _, name := range []string{"held", "missing", "last"} { // held is told, missing is looked for again
+		c.Attend(name)
+	}
+	c.answer()
+	if c.folders["last"] != nil {
+		t.Error("a service that was attended to and then forgotten: got it attended to, want not")
+	}
+}

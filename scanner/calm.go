@@ -31,22 +31,26 @@ func (s *Scanner) Stir() {
 func (s *Scanner) check() (due bool, next time.Duration) {
 	happened := s.mood.Swap(resting) == stirred
 	// The ways first: what changes from now on rings, what has changed is seen.
-	// Each time, even if none has rung: this check trusts nobody.
-	covered := s.cover()
+	// That something was missing on one may be over when anything has happened;
+	// and once a minute they are laid in any case: this check trusts nobody.
+	if s.rang || happened && !s.covered || time.Since(s.laid) >= s.calm {
+		s.cover()
+	}
 	if s.config.Tick != nil {
 		s.config.Tick()
 	}
 	due = s.stale()
-	if !happened && !due && covered && s.content() && s.mood.CompareAndSwap(resting, calm) {
+	if !happened && !due && s.covered && s.content() && s.mood.CompareAndSwap(resting, calm) {
 		return false, s.calm
 	}
 	return due, s.slow
 }
 
 // cover watches whatever leads to the directory and to the paths that others look
-// at, and tells whether nothing can lead elsewhere without a ring.
-func (s *Scanner) cover() bool {
-	return s.watcher.Lay(append([]string{s.config.Dir}, s.config.Ways...)...)
+// at, and notes whether nothing can lead elsewhere without a ring.
+func (s *Scanner) cover() {
+	s.rang, s.laid = false, time.Now()
+	s.covered = s.watcher.Lay(append([]string{s.config.Dir}, s.config.Ways...)...)
 }
 
 // content tells whether everything has been seen, and all of it is well. An

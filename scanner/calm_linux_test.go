@@ -152,6 +152,10 @@ func TestAfterAStirTheSlowCheckComesAgain(t *testing.T) {
 	c.s.config.Tick = nil
 	expect("the round after that", false)
 	expect("and at rest", true)
+	c.s.covered = false
+	expect("a way was not covered", false)
+	c.s.laid = time.Now().Add(-c.s.calm)
+	expect("that was long ago", true)
 
 	c.s.hung["web"] = nil
 	expect("a file system that does not answer", false)
@@ -202,7 +206,7 @@ func TestSlowCheckGoesOnAsLongAsItMayFindSomething(t *testing.T) {
 		"another's file that is missing": func(c *calming) func() {
 			file := filepath.Join(tempDir(c.t), "own")
 			c.s.config.Ways = []string{file}
-			return func() { must(c.t, os.WriteFile(file, nil, 0o644)) }
+			return func() { must(c.t, os.WriteFile(file, nil, 0o644)); c.s.Stir() }
 		},
 		"somebody who always stirs": func(c *calming) func() {
 			var content atomic.Bool

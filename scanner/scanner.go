@@ -165,6 +165,9 @@ type Scanner struct {
 	stir    chan struct{} // receives when a calm is over
 	slow    time.Duration // Slow, Calm
 	calm    time.Duration
+	covered bool      // the ways are, as they were laid the last time
+	laid    time.Time // when that was
+	rang    bool      // and one of them has rung since
 	watcher *watch.Watcher
 	watched bool
 	polls   bool // there is no watch: the bell rings each second
@@ -266,6 +269,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 			}
 		case <-watcher.Bell():
 			news := watcher.Take()
+			s.rang = s.rang || news.Way
 			if news.Way && !soon {
 				s.Stir()
 				soon = true

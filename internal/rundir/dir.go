@@ -752,3 +752,10 @@ func (d *Dir) Holds(name, file string) bool {
 	var st unix.Stat_t
 	return CheckName(name) == nil && unix.Fstatat(d.fd(), name+"/"+file, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
+
+// Lacks tells whether there is nothing under the name of a file in a service's
+// folder. If nobody can tell, there may be.
+func (d *Dir) Lacks(name, file string) bool {
+	var st unix.Stat_t
+	return CheckName(name) == nil && unix.Fstatat(d.fd(), name+"/"+file, &st, unix.AT_SYMLINK_NOFOLLOW) == unix.ENOENT
+}
