@@ -29,9 +29,6 @@ type Config struct {
 	Rundir  *rundir.Dir
 	Deliver func(Message) // must not block
 	Report  func(Fact)    // must not block
-	// Shaken is told that the run directory itself may have been removed or
-	// replaced. It must not block; nil is allowed.
-	Shaken func()
 }
 
 // Fact is something that the control actor tells whoever keeps the log.
@@ -163,8 +160,8 @@ func (c *Control) Run(ctx context.Context) error {
 		switch name {
 		case rundir.Lock, rundir.Control, rundir.Taken:
 			return true
-		case rundir.State, rundir.Private:
-			return gone // only we write them, and whoever removes them is not we
+		case rundir.State:
+			return gone // only we write it, and whoever removes it is not we
 		}
 		return false
 	})
@@ -174,7 +171,6 @@ func (c *Control) Run(ctx context.Context) error {
 	c.use(watcher)
 	defer watcher.Close()
 	defer c.use(nil)
-	c.watchTop()
 	late := time.NewTimer(time.Hour)
 	late.Stop()
 	for {
@@ -208,25 +204,12 @@ func (c *Control) Hold() { c.busy.Lock() }
 // Resume ends a Hold.
 func (c *Control) Resume() { c.busy.Unlock() }
 
-// top is the key of the watch on the run directory itself, which no service
-// has. What happens in it is of no interest, only that it goes.
-const top = "/"
-
-func (c *Control) watchTop() {
-	if c.config.Shaken != nil {
-		c.watcher.Add(c.config.Rundir.Path(), top)
-	}
-}
-
 // lookAround looks at every folder that something has happened to.
 func (c *Control) lookAround() {
 	c.answer()
 	news := c.watcher.Take()
 	if news.Lost {
 		c.config.Report(Overrun{})
-	}
-	if _, shaken := news.Keys[top]; shaken && c.config.Shaken != nil {
-		c.config.Shaken()
 	}
 	now := time.Now()
 	for name, at := range c.again {
@@ -267,7 +250,6 @@ func (c *Control) watchless(err error) {
 func (c *Control) answer() {
 	for k, ok := c.nextCall(); ok; k, ok = c.nextCall() {
 		if k.renew {
-			c.watchTop()
 			for name, f := range c.folders {
 				f.fresh = true
 				c.again[name] = time.Now()

@@ -181,7 +181,6 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 		Rundir:  dir,
 		Deliver: func(m control.Message) { supervisor.Deliver(m.Service, order(m)) },
 		Report:  func(f control.Fact) { report(f) },
-		Shaken:  knock,
 	})
 	over := make(chan syscall.WaitStatus, 1) // the essential service has ended
 	supervisor = actor.NewSupervisor(&actor.Config{

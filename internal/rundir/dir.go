@@ -58,8 +58,8 @@ var ErrIrregular = errors.New("not a regular file of reasonable size")
 type Dir struct {
 	file  *os.File
 	path  string
-	umask atomic.Int32 // what the program's umask does to public files
-	left  bool         // the lock of another daemon was there when ours was taken
+	umask umask // what the program's umask does
+	left  bool  // the lock of another daemon was there when ours was taken
 }
 
 // Create opens the run directory at path, making it and its parents first
@@ -170,9 +170,9 @@ func (d *Dir) Names() ([]string, error) {
 type Folder struct {
 	fd     int
 	path   string
-	umask  *atomic.Int32 // of its Dir
-	listed bool          // it has been read, and is read from its beginning the next time
-	made   bool          // it was not there before, and has not been read yet
+	umask  *umask // of its Dir
+	listed bool   // it has been read, and is read from its beginning the next time
+	made   bool   // it was not there before, and has not been read yet
 }
 
 // Folder opens RUNDIR/<name>. A folder that is not there is fs.ErrNotExist.
@@ -199,7 +199,7 @@ func (d *Dir) MakeFolder(name string) (*Folder, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	return d.make(name, 0o755)
+	return d.make(name, publicFolder)
 }
 
 func (d *Dir) make(name string, mode uint32) (*Folder, error) {
@@ -217,7 +217,7 @@ func (d *Dir) make(name string, mode uint32) (*Folder, error) {
 			return nil, &fs.PathError{Op: "mkdir", Path: filepath.Join(d.path, name), Err: err}
 		}
 		if f, err = d.open(name); err == nil {
-			if err := unix.Fchmod(f.fd, mode); err != nil {
+			if err := d.umask.set(f.fd, mode); err != nil {
 				f.Close()
 				return nil, &fs.PathError{Op: "chmod", Path: f.path, Err: err}
 			}
@@ -260,7 +260,7 @@ func (f *Folder) write(name string, data []byte, mode uint32) (string, error) {
 	if err != nil {
 		return "", f.err("create", name, err)
 	}
-	err = f.setMode(fd, mode)
+	err = f.umask.set(fd, mode)
 	for len(data) > 0 && err == nil {
 		var n int
 		if n, err = unix.Write(fd, data); err == unix.EINTR {
@@ -279,37 +279,50 @@ func (f *Folder) write(name string, data []byte, mode uint32) (string, error) {
 	return tmp, nil
 }
 
-// setMode gives a file that was just made with this mode the mode, of which the
-// umask took its part: that must stay what the services are to inherit. A umask
-// that takes nothing from public files never will: then a system call is spared,
-// and those who watch the folder an event.
-func (f *Folder) setMode(fd int, mode uint32) error {
-	if mode != public {
-		return unix.Fchmod(fd, mode)
-	}
-	switch f.umask.Load() {
-	case takesNothing:
-		return nil
-	case unknown:
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil && uint32(st.Mode)&0o7777 == public {
-			f.umask.Store(takesNothing)
-			return nil
-		}
-		f.umask.Store(takesSome)
-	}
-	return unix.Fchmod(fd, mode)
-}
+// umask is what the program's umask does to the modes of public files and of
+// folders, as far as that is known.
+type umask struct{ file, folder atomic.Int32 }
 
-// public is the mode of what is for all to read.
-const public = 0o644
-
-// What a umask does to public files.
+// What it does to a mode.
 const (
 	unknown = iota
 	takesNothing
 	takesSome
 )
+
+// The modes of what is for all to read.
+const (
+	public       = 0o644
+	publicFolder = 0o755
+)
+
+// set gives what was just made with this mode the mode, of which the umask took
+// its part: that must stay what the services are to inherit. A umask that takes
+// nothing never will: then a system call is spared, and those who watch the
+// folder an event.
+func (u *umask) set(fd int, mode uint32) error {
+	var does *atomic.Int32
+	switch mode {
+	case public:
+		does = &u.file
+	case publicFolder:
+		does = &u.folder
+	default:
+		return unix.Fchmod(fd, mode)
+	}
+	switch does.Load() {
+	case takesNothing:
+		return nil
+	case unknown:
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && uint32(st.Mode)&0o7777 == mode {
+			does.Store(takesNothing)
+			return nil
+		}
+		does.Store(takesSome)
+	}
+	return unix.Fchmod(fd, mode)
+}
 
 // Write puts data under name, replacing what was there in one step: a reader
 // sees the old content or the new, never a part.

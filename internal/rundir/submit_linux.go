@@ -15,7 +15,7 @@ func (f *Folder) linkNew(name string, data []byte) bool {
 		return false
 	}
 	defer unix.Close(fd)
-	if f.setMode(fd, public) != nil {
+	if f.umask.set(fd, public) != nil {
 		return false
 	}
 	if n, err := unix.Write(fd, data); err != nil || n < len(data) {

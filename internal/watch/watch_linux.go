@@ -152,9 +152,12 @@ func (w *Watcher) read(interested func(string, bool) bool) {
 			w.ringAll(true)
 			return
 		case w.decode(buf[:n], interested):
-			// First those who heard it, on this processor: a thread that
-			// blocks in the kernel keeps its processor for a while.
-			runtime.Gosched()
+			// First those who heard it, on this processor, and whoever they
+			// tell: a thread that blocks in the kernel keeps its processor
+			// for a while, with all that waits for it.
+			for range hops {
+				runtime.Gosched()
+			}
 		default:
 			// It was noise, as of the daemon's own files, and more of it is
 			// on its way: to read each event by itself would cost more than
@@ -193,6 +196,10 @@ func (w *Watcher) open(events bool, within int) bool {
 		return true
 	}
 }
+
+// hops is how often others go first: the scanner, the one who looks for it, the
+// scanner again, and the supervisor.
+const hops = 4
 
 // For how many milliseconds nobody listens when there is nothing but noise.
 const (
