@@ -972,7 +972,7 @@ func (s *Service) write() error {
 				err = nil
 			}
 			if err == nil {
-				err = f.Write(rundir.Syspid, rundir.PidLine(pid))
+				err = s.writeSyspid(f, pid)
 			}
 		}
 		if err != nil {
@@ -995,4 +995,13 @@ func (s *Service) write() error {
 		s.answers.unseen = ""
 	}
 	return nil
+}
+
+// writeSyspid writes a file that as a rule is not there: see forgetRun.
+func (s *Service) writeSyspid(f *rundir.Folder, pid int) error {
+	err := f.WriteNew(rundir.Syspid, rundir.PidLine(pid))
+	if errors.Is(err, os.ErrExist) {
+		err = f.Write(rundir.Syspid, rundir.PidLine(pid))
+	}
+	return err
 }

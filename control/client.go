@@ -375,7 +375,7 @@ func (c *Client) place(t *Target) error {
 		return err
 	}
 	defer f.Close()
-	return f.Submit(rundir.Control, t.Request.Line())
+	return f.WriteNew(rundir.Control, t.Request.Line())
 }
 
 func refused(format string, args ...any) error {

@@ -350,8 +350,22 @@ func (f *Folder) Replace(name string, data []byte) error {
 }
 
 // WriteNew is Write for a name that is still free. If it is taken, nothing
-// changes and the error is fs.ErrExist.
+// changes and the error is fs.ErrExist. Whoever watches the folder hears of the
+// file when it is there and not before, where the platform can do that: the
+// daemon, which does not hurry for files that are none of its business, would
+// first hear of a request that is being written.
 func (f *Folder) WriteNew(name string, data []byte) error {
+	if err, ok := f.linkNew(name, data); ok {
+		if err != nil {
+			return f.err("link", name, err)
+		}
+		return nil
+	}
+	return f.moveNew(name, data)
+}
+
+// moveNew is WriteNew where linkNew cannot be had.
+func (f *Folder) moveNew(name string, data []byte) error {
 	tmp, err := f.write(name, data, public)
 	if err != nil {
 		return err

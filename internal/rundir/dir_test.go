@@ -52,7 +52,7 @@ func TestModesDoNotDependOnTheUmask(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer claim.Release()
-			if err := errors.Join(f.Write(State, []byte("phase up\n")), f.WriteNew(Pid, PidLine(412)), f.Submit(Control, nil)); err != nil {
+			if err := errors.Join(f.Write(State, []byte("phase up\n")), f.moveNew(Pid, PidLine(412)), f.WriteNew(Control, nil)); err != nil {
 				t.Fatal(err)
 			}
 			for name, want := range map[string]fs.FileMode{
@@ -249,7 +249,7 @@ func TestWriteNewHasOneWinner(t *testing.T) {
 	for round := range 40 {
 		write := f.WriteNew
 		if round%2 == 1 {
-			write = f.Submit
+			write = f.moveNew
 		}
 		var won atomic.Int32
 		var winner atomic.Int64

@@ -26,7 +26,7 @@ func TestNothingIsHeardOfARequestBeforeItIsThere(t *testing.T) {
 	if _, err := unix.InotifyAddWatch(fd, f.Path(), unix.IN_ALL_EVENTS&^(unix.IN_OPEN|unix.IN_ACCESS|unix.IN_MODIFY)); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Submit(Control, []byte("stop a\n")); err != nil {
+	if err := f.WriteNew(Control, []byte("stop a\n")); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 4096)
@@ -41,7 +41,7 @@ func TestNothingIsHeardOfARequestBeforeItIsThere(t *testing.T) {
 	if data, err := f.Read(Control); err != nil || string(data) != "stop a\n" {
 		t.Errorf("got %q, %v", data, err)
 	}
-	if err := f.Submit(Control, []byte("start b\n")); !errors.Is(err, fs.ErrExist) {
+	if err := f.WriteNew(Control, []byte("start b\n")); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("a second one: got %v, want %v", err, fs.ErrExist)
 	}
 }
