@@ -715,7 +715,7 @@ func (s *Service) changed(first Event, before State) {
 const (
 	brief     = 30 * time.Millisecond
 	aTurn     = 200 * time.Microsecond
-	mostBrief = 500 * time.Millisecond
+	mostBrief = 2 * time.Second
 )
 
 func (c *Config) brief() time.Duration {

@@ -387,37 +387,41 @@ func TestAStopIsPublishedWhenItTakesLong(t *testing.T) {
 // A shutdown of many takes its time with each of them: those that are over
 // meanwhile never say that they are stopping, and a slow one says it in time.
 func TestAShutdownOfManyPublishesTheSlowStops(t *testing.T) {
-	for _, count := range []int{300, 3000} { // the second meets mostBrief
-		if count > 300 && testing.Short() {
-			continue
+	const count = 300
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.config.Debug = func() bool { return false }
+		names := make([]string, count)
+		for i := range names {
+			names[i] = fmt.Sprintf("s%04d", i)
 		}
-		synctest.Test(t, func(t *testing.T) {
-			b := newBench(t)
-			b.config.Debug = func() bool { return false }
-			names := make([]string, count)
-			for i := range names {
-				names[i] = fmt.Sprintf("s%04d", i)
+		b.kernel.stopTime = brief + brief/2
+		v, stop := b.supervise()
+		b.up(v, names, "")
+		b.kernel.stopTime = 5 * time.Second
+		b.up(v, append(names, "slow"), "")
+		go stop()
+		time.Sleep(brief + time.Millisecond)
+		for _, name := range append(names, "slow") {
+			if got := b.status(name).Phase; got != "up" {
+				t.Fatalf("%s after %v: got %s, want up", name, brief, got)
 			}
-			b.kernel.stopTime = brief + brief/2
-			v, stop := b.supervise()
-			b.up(v, names, "")
-			b.kernel.stopTime = 5 * time.Second
-			b.up(v, append(names, "slow"), "")
-			go stop()
-			time.Sleep(brief + time.Millisecond)
-			for _, name := range append(names, "slow") {
-				if got := b.status(name).Phase; got != "up" {
-					t.Fatalf("%s after %v: got %s, want up", name, brief, got)
-				}
-			}
-			time.Sleep(mostBrief - brief)
-			b.expect("slow", "stopping")
-			if left, err := b.dir.Names(); len(left) != 1 {
-				t.Errorf("got %d folders, %v, want that of the slow one", len(left), err)
-			}
-			time.Sleep(5 * time.Second)
-			synctest.Wait()
-		})
+		}
+		time.Sleep(count * aTurn)
+		b.expect("slow", "stopping")
+		if left, err := b.dir.Names(); len(left) != 1 {
+			t.Errorf("got %d folders, %v, want that of the slow one", len(left), err)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+	})
+}
+
+func TestAStopOfTenThousandSaysSoInTheEnd(t *testing.T) {
+	var c Config
+	c.ending.Store(1_000_000)
+	if got := c.brief(); got != mostBrief {
+		t.Errorf("got %v, want %v", got, mostBrief)
 	}
 }
 
