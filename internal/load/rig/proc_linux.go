@@ -5,15 +5,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Usage is what a process occupies and has used up, from /proc.
 type Usage struct {
 	Descriptors int
 	Threads     int
-	Switches    int // context switches of all threads, wanted or not
-	Ticks       int // of user and system time, 100 a second
-	PSS         int // kB: memory, with what is shared divided by its users
+	Switches    int           // context switches of all threads, wanted or not
+	Ticks       int           // of user and system time, 100 a second
+	CPU         time.Duration // the same, as the scheduler counts it, of the threads that there are
+	PSS         int           // kB: memory, with what is shared divided by its users
 }
 
 // Usage of the daemon now.
