@@ -143,7 +143,7 @@ func New(report func(Fact)) (*Reaper, error) {
 	return &Reaper{
 		report:   report,
 		null:     null,
-		slot:     newSlot(),
+		slot:     newSlot(runtime.GOMAXPROCS(0)),
 		again:    make(chan struct{}, 1),
 		ends:     make(chan struct{}, 1),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
@@ -152,6 +152,11 @@ func New(report func(Fact)) (*Reaper, error) {
 		early:    make(map[int]earlyExit),
 	}, nil
 }
+
+// Processors says how many processors of the runtime (GOMAXPROCS) there are to
+// be from the first Start on: one less is how many starts may hang in execve(2)
+// before all others are held up. It is called before Run.
+func (r *Reaper) Processors(n int) { r.slot = newSlot(n) }
 
 // Run reaps until ctx is done. It is called once, and must go on until the
 // last Process has ended and the last Start has returned.

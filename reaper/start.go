@@ -64,11 +64,11 @@ func (r *Reaper) Start(command Command) (Process, error) {
 // them the pipe by which another fork, begun a moment before, learns of the
 // success of its own. If it hung, so would that one.
 type slot struct {
-	room  chan struct{} // one token for each fork, hung ones too
-	taken chan struct{} // the token of the one that does not hang
-
-	mu       sync.Mutex // guards what follows, between forks and the watch
-	now      *fork      // under way, and does not hang
+	room     chan struct{} // one token for each fork, hung ones too
+	taken    chan struct{} // the token of the one that does not hang
+	widen    func()        // called before each fork; does something before the first
+	mu       sync.Mutex    // guards what follows, between forks and the watch
+	now      *fork         // under way, and does not hang
 	watch    *time.Timer
 	watching bool
 }
@@ -85,18 +85,25 @@ type fork struct {
 // hanging is how long a fork may take before another may begin in its place.
 const hanging = 100 * time.Millisecond
 
-// newSlot leaves one processor to all the others: a fork that hangs has one
-// (GOMAXPROCS) as long as it does. Most files that cannot be read hang before,
-// in stat(2).
-func newSlot() slot {
+// newSlot leaves one of so many processors to all the others: a fork that hangs
+// has one (GOMAXPROCS) as long as it does. Most files that cannot be read hang
+// before, in stat(2). The runtime gets them before the first fork: each costs
+// memory from then on, and there is no way to add one while a fork hangs.
+func newSlot(processors int) slot {
 	return slot{
-		room:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
+		room:  make(chan struct{}, max(1, processors-1)),
 		taken: make(chan struct{}, 1),
+		widen: sync.OnceFunc(func() {
+			if processors > runtime.GOMAXPROCS(0) {
+				runtime.GOMAXPROCS(processors)
+			}
+		}),
 	}
 }
 
 // enter waits for its turn.
 func (s *slot) enter(late func()) *fork {
+	s.widen()
 	s.room <- struct{}{}
 	s.taken <- struct{}{}
 	f := &fork{begun: time.Now(), late: late}

@@ -410,7 +410,7 @@ func TestNoForkBeginsWhileForksAreHeld(t *testing.T) {
 // hung is a daemon one of whose starts hangs in execve, as on a dead network
 // file system: here fanotify(7) does not let it go on.
 func hung() {
-	runtime.GOMAXPROCS(4)    // as sysmgr does: a fork keeps its processor
+	runtime.GOMAXPROCS(2)
 	debug.SetGCPercent(-1)   // which must not be waited for by a collection
 	debug.SetMemoryLimit(-1) // of any kind
 	fan, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY|unix.O_CLOEXEC)
@@ -427,6 +427,10 @@ func hung() {
 		}
 	})
 	defer done()
+	r.Processors(4) // as sysmgr does: a fork keeps its processor
+	if n := runtime.GOMAXPROCS(0); n != 2 {
+		report("processors before the first start:", n)
+	}
 	result := make(chan error, 1)
 	var held Process
 	go func() {
@@ -439,6 +443,9 @@ func hung() {
 	if _, err := unix.Read(fan, buf); err != nil {
 		report("cannot read:", err)
 		return
+	}
+	if n := runtime.GOMAXPROCS(0); n != 4 {
+		report("processors now:", n)
 	}
 	for range 100 {
 		p, err := r.Start(Command{Path: "/bin/true"})

@@ -11,9 +11,7 @@ import (
 // prepare sets up the runtime for a program that forks, and that lives when
 // its machine is short of everything.
 func prepare() {
-	// A fork keeps one of these until the child has executed, and so does one
-	// that hangs for ever; see reaper.
-	runtime.GOMAXPROCS(max(processors, runtime.NumCPU()+2))
+	runtime.GOMAXPROCS(min(runtime.NumCPU(), fewProcessors))
 	// The garbage is collected when no fork is under way: see keeper. Should
 	// one hang for so long that the memory grows to this, it is time for a
 	// collection all the same.
@@ -36,8 +34,13 @@ func tooFew() (uint64, bool) {
 	return uint64(limit.Cur), uint64(limit.Cur) < fewest
 }
 
-// processors bounds how many forks can hang before all starts are held up.
-const processors = 16
+// How many processors of the runtime there are: at first, and as soon as
+// anything is started. A fork keeps one until the child has executed, and so
+// does one that hangs for ever; see reaper.
+const (
+	fewProcessors = 2
+	processors    = 16
+)
 
 // spareThreads is how many threads there are from the beginning. The runtime
 // makes threads when it needs them, and when it cannot (RLIMIT_NPROC, a
