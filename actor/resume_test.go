@@ -680,6 +680,27 @@ func TestOrdersByLockWhileThereWasNoDaemonAreDone(t *testing.T) {
 	})
 }
 
+// It is removed again when the actor has read it and has not yet acted upon it:
+// control, which attends to the service just then, never sees it.
+func TestALockThatGoesWhileADaemonTakesOverHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		p := b.kernel.survivor("web")
+		b.write("web", "lock", "TERM\n")
+		s := Resume(b.config, past("web", State{Phase: Up, Want: WantUp}, p), "")
+		b.config.Attend = func(string) {
+			os.Remove(filepath.Join(b.dir.Path(), "web", "lock"))
+			s.Tell(Order{Event: Event{Kind: Released}})
+		}
+		go s.Run(WantUp)
+		time.Sleep(time.Minute)
+		b.expect("web", "up")
+		s.Shutdown()
+		synctest.Wait()
+		b.kernel.endAll()
+	})
+}
+
 func TestAOnceThatHasRunIsNotRepeated(t *testing.T) {
 	resumed(t, "same lock", func(t *testing.T, b *bench) {
 		r := past("web", State{Phase: Down, Want: WantDown, Starts: 1, LastExit: "exit 0"}, nil)

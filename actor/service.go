@@ -462,6 +462,7 @@ func (s *Service) begin(first Want) {
 		s.state.Cause = "held down"
 		s.handle(Event{Kind: Stop}, true)
 	}
+	s.rest() // already: control is quick
 	s.attend()
 }
 
@@ -471,7 +472,6 @@ func (s *Service) begin(first Want) {
 func (s *Service) attend() {
 	if s.config.Attend != nil && !s.attended {
 		s.attended = true
-		s.rest()
 		s.config.Attend(s.name)
 	}
 }
