@@ -33,8 +33,12 @@ func (s *Scanner) check() (due bool, next time.Duration) {
 	// The ways first: what changes from now on rings, what has changed is seen.
 	// That something was missing on one may be over when anything has happened;
 	// and once a minute they are laid in any case: this check trusts nobody.
-	if s.rang || happened && !s.covered || time.Since(s.laid) >= s.calm {
+	hurried := s.hasten < s.slow
+	if s.rang || !s.covered && (happened || hurried) || time.Since(s.laid) >= s.calm {
 		s.cover()
+	}
+	if s.covered {
+		s.hasten = s.slow
 	}
 	if s.config.Tick != nil {
 		s.config.Tick()
@@ -42,6 +46,13 @@ func (s *Scanner) check() (due bool, next time.Duration) {
 	due = s.stale()
 	if !happened && !due && s.covered && s.content() && s.mood.CompareAndSwap(resting, calm) {
 		return false, s.calm
+	}
+	if hurried && !s.covered {
+		// Somebody may be about to make anew what was lost, and it may be
+		// lost again before it is watched.
+		next = s.hasten
+		s.hasten *= 2
+		return due, next
 	}
 	return due, s.slow
 }

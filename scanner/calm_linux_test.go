@@ -305,3 +305,35 @@ func TestWayIsWatchedFromTheBeginning(t *testing.T) {
 		}
 	}
 }
+
+// What is lost at the beginning is told of at once.
+func TestWhatIsMissingAtTheBeginningIsToldOf(t *testing.T) {
+	t.Parallel()
+	c := newCalming(t, aged(t, "web"), filepath.Join(tempDir(t), "own"))
+	c.s.slow = time.Hour
+	c.awaitTick("another's file", func() { c.begin() })
+}
+
+// What is lost later may be made anew by whoever is told, and has to be watched
+// again soon.
+func TestWhatIsLostIsSoonLookedForAgain(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(tempDir(t), "own")
+	c := newCalming(t, aged(t, "web"), file)
+	c.s.slow, c.s.calm = time.Hour, 2*time.Hour
+	c.still()
+	c.s.hasten = prompt // a way has rung
+	for _, want := range []time.Duration{prompt, 2 * prompt, 4 * prompt} {
+		if _, next := c.s.check(); next != want {
+			t.Errorf("still missing: the next check in %v, want %v", next, want)
+		}
+	}
+	must(t, os.WriteFile(file, nil, 0o644))
+	if _, next := c.s.check(); !c.s.covered || next < c.s.slow {
+		t.Errorf("made anew: got covered %v, the next check in %v, want that it is and no hurry", c.s.covered, next)
+	}
+	c.s.covered = false // on a file system that others may change
+	if _, next := c.s.check(); c.s.covered || next < c.s.slow {
+		t.Errorf("not covered for another reason: got covered %v, the next check in %v, want no hurry", c.s.covered, next)
+	}
+}

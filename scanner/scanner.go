@@ -165,9 +165,10 @@ type Scanner struct {
 	stir    chan struct{} // receives when a calm is over
 	slow    time.Duration // Slow, Calm
 	calm    time.Duration
-	covered bool      // the ways are, as they were laid the last time
-	laid    time.Time // when that was
-	rang    bool      // and one of them has rung since
+	covered bool          // the ways are, as they were laid the last time
+	laid    time.Time     // when that was
+	rang    bool          // and one of them has rung since
+	hasten  time.Duration // when to check again if they are not; slow: there is no hurry
 	watcher *watch.Watcher
 	watched bool
 	polls   bool // there is no watch: the bell rings each second
@@ -207,6 +208,7 @@ func New(config Config) (*Scanner, error) {
 		rescan:  make(chan struct{}, 1),
 		stir:    make(chan struct{}, 1),
 		slow:    Slow,
+		hasten:  Slow,
 		calm:    Calm,
 		known:   make(map[string]seen),
 		refused: make(map[string]bool),
@@ -240,15 +242,17 @@ func (s *Scanner) Run(ctx context.Context) error {
 	due := true                // a scan is wanted
 	soon := false              // the slow check is about to come
 	s.first = true
+	// Before anything can be lost without a word; what is lost already is for
+	// whoever gets the Tick.
+	if s.cover(); !s.covered && s.config.Tick != nil {
+		s.config.Tick()
+	}
 	for {
 		if due && quiet == nil {
 			due = false
 			s.Stir()
 			s.scan()
-			if s.first {
-				s.first = false
-				s.cover() // and not only when the first slow check comes
-			}
+			s.first = false
 			quiet = time.After(pause)
 			if until := s.nextLook(); !until.IsZero() {
 				grace.Reset(time.Until(until))
@@ -273,6 +277,7 @@ func (s *Scanner) Run(ctx context.Context) error {
 			if news.Way && !soon {
 				s.Stir()
 				soon = true
+				s.hasten = prompt
 				slow.Reset(prompt)
 			}
 			if len(news.Keys) == 0 && !news.All {
