@@ -28,6 +28,7 @@ func (r *Rig) Usage() Usage {
 		u.Threads++
 		status := filepath.Join(dir, "task", thread, "status")
 		u.Switches += r.field(status, "voluntary_ctxt_switches:") + r.field(status, "nonvoluntary_ctxt_switches:")
+		u.CPU += r.ran(filepath.Join(dir, "task", thread, "schedstat"))
 	}
 	// proc_pid_stat(5): utime and stime are fields 14 and 15; the first one
 	// behind the parenthesis is 3.
@@ -42,6 +43,21 @@ func (r *Rig) Usage() Usage {
 	}
 	u.PSS = r.field(filepath.Join(dir, "smaps_rollup"), "Pss:")
 	return u
+}
+
+// ran is how long a thread has been on a processor: nanoseconds, which come
+// first in schedstat (proc(5)).
+func (r *Rig) ran(schedstat string) time.Duration {
+	text, err := os.ReadFile(schedstat)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	ns, err := strconv.ParseInt(first, 10, 64)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return time.Duration(ns)
 }
 
 func (r *Rig) list(dir string) []string {
