@@ -698,6 +698,7 @@ func TestALockThatGoesWhileADaemonTakesOverHoldsNothing(t *testing.T) {
 		s.Shutdown()
 		synctest.Wait()
 		b.kernel.endAll()
+		synctest.Wait()
 	})
 }
 
