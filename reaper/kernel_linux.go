@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -83,12 +84,27 @@ func awaitEnd() (pid int, ok bool) {
 // runtime's are there for good. One whose default is to be ignored does not.
 func deafen() (hear func()) {
 	const size = 8 // bytes of the kernel's signal set
-	var runtimes, none [8]uintptr
 	set := func(new, old *[8]uintptr) {
 		unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), uintptr(unsafe.Pointer(new)), uintptr(unsafe.Pointer(old)), size, 0, 0)
 	}
-	set(&none, &runtimes)
-	return func() { set(&runtimes, nil) }
+	handler.Lock()
+	defer handler.Unlock()
+	var none, before [8]uintptr
+	set(&none, &before)
+	if before != none { // or it is deaf already, for a reaper that has not quite ended
+		handler.runtimes = before
+	}
+	return func() {
+		handler.Lock()
+		defer handler.Unlock()
+		set(&handler.runtimes, nil)
+	}
+}
+
+// handler is what the runtime has set for SIGCHLD.
+var handler struct {
+	sync.Mutex
+	runtimes [8]uintptr
 }
 
 // stat is what /proc/<pid>/stat says of a process, as far as it is of use.
