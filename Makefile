@@ -32,7 +32,7 @@ DESTDIR  =
 BIN      = bin
 GO       = go
 
-VERSION  = 0.4.0
+VERSION  = 0.5.0
 PROGRAMS = sysmgr svctl runsyssv sysmgr-depends
 TARGETS  = freebsd openbsd netbsd darwin
 LDFLAGS  = -s -w -X sysmgr/internal/cli.defaultSysdir=$(SYSDIR) -X sysmgr/internal/cli.defaultRundir=$(RUNDIR)
