@@ -57,8 +57,9 @@ func (y *way) lay() {
 func (y *way) rang() (rang bool) {
 	y.t.Helper()
 	dir := y.t.TempDir()
-	add(y.t, y.w, dir, marker)
-	defer y.w.Remove(marker)
+	key := dir // one of its own: the last one may ring twice
+	add(y.t, y.w, dir, key)
+	defer y.w.Remove(key)
 	put(y.t, filepath.Join(dir, "x"), "")
 	late := time.After(soon)
 	for {
@@ -66,7 +67,7 @@ func (y *way) rang() (rang bool) {
 		case <-y.w.Bell():
 			news := y.w.Take()
 			rang = rang || news.Way
-			if _, last := news.Keys[marker]; last {
+			if _, last := news.Keys[key]; last {
 				return rang
 			}
 		case <-late:
