@@ -164,18 +164,21 @@ func (r *Records) current() *os.File {
 // write its record again; each keeps its slot. One that could only be read is
 // opened again instead.
 func (r *Records) renew(own *Folder) error {
-	again := own.newRecords
+	// Some may take long until they write, as who looks for a process that the
+	// last daemon has left: until they have there are gaps, and it is not worth
+	// the trouble to know when there are none.
+	again, doubt := own.newRecords, true
 	if r.frozen && r.current() != nil && own.has(recordsFile, r.current()) {
-		again = func(string) (*os.File, error) { return own.openRecords(unix.O_RDWR) }
+		again, doubt = func(string) (*os.File, error) { return own.openRecords(unix.O_RDWR) }, false
 	}
-	file, err := again(r.title)
+	file, err := again(r.title + gaps)
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.file.Close() // which may be none
-	r.file, r.frozen = file, false
+	r.file, r.frozen, r.doubt = file, false, r.doubt || doubt
 	clear(r.missing)
 	return nil
 }
