@@ -81,6 +81,38 @@ func (d *disk) writable(yes bool) {
 	}
 }
 
+// A client that looks for the daemon in the moment when one starts on a run
+// directory that is read-only does not keep it from being seen later.
+func TestADaemonIsSeenWhereNothingCanBeWritten(t *testing.T) {
+	t.Parallel()
+	r := rig.New(t, rig.Plain)
+	d := newDisk(t, r)
+	r.Start()
+	r.Crash()
+	d.writable(false)
+	looks, err := os.Open(filepath.Join(r.Rundir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer looks.Close()
+	if err := unix.Flock(int(looks.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	r.Launch(nil)
+	r.Until("the second daemon to start", func() bool {
+		text, _ := os.ReadFile(r.Log)
+		return strings.Count(string(text), "sysmgr started") == 2
+	})
+	unix.Flock(int(looks.Fd()), unix.LOCK_UN)
+	r.Until("it to be seen", func() bool { _, _, code := r.Ask("status"); return code == 0 })
+	d.writable(true)
+	r.Until("its number", func() bool {
+		text, err := os.ReadFile(filepath.Join(r.Rundir, "pid"))
+		return err == nil && string(text) == strconv.Itoa(r.Daemon.Pid)+"\n"
+	})
+	r.End()
+}
+
 // A daemon that is killed while nothing can be written is followed by one that
 // takes over all the same, and publishes when it can.
 func TestServicesAreAdoptedWhileNothingCanBeWritten(t *testing.T) {

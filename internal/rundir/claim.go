@@ -153,20 +153,35 @@ func (c *Claim) Keep() (lost bool, err error) {
 	defer own.Close()
 	if c.records != nil && (c.records.frozen || !own.has(recordsFile, c.records.current())) {
 		lost = true
-		if err := c.records.renew(own); err != nil {
-			return lost, err
+		err = c.records.renew(own)
+	}
+	// In any case: clients can find us then.
+	gone, noPid := c.keepPid()
+	if err == nil {
+		err = noPid
+	}
+	return lost || gone, err
+}
+
+// keepPid is Keep for RUNDIR/pid.
+func (c *Claim) keepPid() (lost bool, err error) {
+	if !c.old && c.dir.top().has(Pid, c.pid) {
+		return false, nil
+	}
+	pid, err := c.dir.lockedPid()
+	old := false
+	if unwritable(err) && !c.old {
+		// A client that looked for the daemon before us kept makeshiftPid from
+		// the old one, if only for a moment.
+		if again, _ := c.dir.top().lockOld(Pid); again != nil {
+			pid, old = again, true
 		}
 	}
-	if c.old || !c.dir.top().has(Pid, c.pid) {
-		lost = true
-		pid, err := c.dir.lockedPid()
-		if err != nil {
-			return lost, err
-		}
-		c.pid.Close()
-		c.pid, c.old = pid, false
+	if pid != nil {
+		c.pid.Close() // which may be none
+		c.pid, c.old = pid, old
 	}
-	return lost, nil
+	return true, err
 }
 
 // Own lists the paths of the daemon's own files, at which Keep looks.
