@@ -102,3 +102,34 @@ func TestServicesThatWaitToBeStartedHoldNoDescriptors(t *testing.T) {
 		ended.Wait()
 	})
 }
+
+// A service whose folder cannot be opened when it comes, for want of something
+// that passes, may be held: it waits until control can tell.
+func TestAServiceWaitsUntilItsFolderCanBeOpened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.write("web", "lock", "TERM\n")
+		var old unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+			t.Fatal(err)
+		}
+		none := unix.Rlimit{Cur: 3, Max: old.Max}
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &none)
+		defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+		s := b.run("web")
+		synctest.Wait()
+		if n := len(b.kernel.started()); n != 0 {
+			t.Errorf("its folder cannot be opened: got %d starts, want 0", n)
+		}
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+		s.Tell(order(Stop)) // as control says of that lock
+		b.expect("web", "down")
+		b.write("other", "lock", "TERM\n")
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &none)
+		s = b.run("other")
+		synctest.Wait()
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+		s.Tell(order(Released)) // and as it says if there is none
+		b.expect("other", "up")
+	})
+}

@@ -445,6 +445,9 @@ func (s *Service) begin(first Want) {
 			hold, s.acted = rundir.HoldDown, version{ino: 1}
 		}
 		s.remove(rundir.Pid, rundir.Syspid)
+	} else if refusal(err) == Short {
+		// Nor whether there is a folder that has one.
+		hold, s.acted = rundir.HoldDown, version{ino: 1}
 	}
 	switch {
 	case s.config.Foreground:

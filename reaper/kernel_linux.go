@@ -22,7 +22,8 @@ func adoptOrphans() bool {
 
 // closeOnExec keeps descriptors that we were started with from our services.
 func closeOnExec() {
-	// ENOSYS before Linux 5.9; then go through the table, as elsewhere.
+	// ENOSYS before Linux 5.9 and EINVAL before 5.11; then go through the table,
+	// as elsewhere.
 	if unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) != nil {
 		entries, _ := os.ReadDir("/proc/self/fd")
 		for _, e := range entries {
@@ -47,15 +48,6 @@ func resetIgnored() {
 		if err == 0 && now[0] == ignored {
 			unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&none)), 0, size, 0, 0)
 		}
-	}
-}
-
-// unblockSignals unblocks all signals in this thread. Most threads have none
-// blocked: the runtime gives them the mask that the program was started with.
-func unblockSignals() {
-	var none, now unix.Sigset_t
-	if unix.PthreadSigmask(unix.SIG_SETMASK, nil, &now) == nil && now != none {
-		unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil)
 	}
 }
 

@@ -71,7 +71,7 @@ type earlyExit struct {
 type Reaper struct {
 	report func(Fact)
 	null   *os.File
-	slot   slot
+	slots  slots
 	again  chan struct{} // asks for one more sweep
 	ends   chan struct{} // a main process has ended, as far as Run wants to know
 	looks  atomic.Bool   // Run knows already
@@ -143,7 +143,7 @@ func New(report func(Fact)) (*Reaper, error) {
 	return &Reaper{
 		report:   report,
 		null:     null,
-		slot:     newSlot(runtime.GOMAXPROCS(0)),
+		slots:    newSlots(0),
 		again:    make(chan struct{}, 1),
 		ends:     make(chan struct{}, 1),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
@@ -154,9 +154,8 @@ func New(report func(Fact)) (*Reaper, error) {
 }
 
 // Processors says how many processors of the runtime (GOMAXPROCS) there are to
-// be from the first Start on: one less is how many starts may hang in execve(2)
-// before all others are held up. It is called before Run.
-func (r *Reaper) Processors(n int) { r.slot = newSlot(n) }
+// be from the first Start on; see Enough. It is called before Run.
+func (r *Reaper) Processors(n int) { r.slots = newSlots(n) }
 
 // Run reaps until ctx is done. It is called once, and must go on until the
 // last Process has ended and the last Start has returned.

@@ -3,9 +3,9 @@ package reaper
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -54,21 +54,19 @@ func (e *StartError) Unwrap() error { return e.Errno }
 // were given (the Go runtime had raised ours). It blocks until the program
 // has been executed, or has not: then the error is a *StartError.
 func (r *Reaper) Start(command Command) (Process, error) {
-	f := r.slot.enter(command.Late)
-	defer r.slot.leave(f)
+	f := r.slots.enter(command.Late)
+	defer r.slots.leave(f)
 	return r.start(command)
 }
 
-// slot is for the fork that is under way. There is one at a time, unless it
-// hangs: a child has copies of all our descriptors until it has executed, among
-// them the pipe by which another fork, begun a moment before, learns of the
-// success of its own. If it hung, so would that one.
-type slot struct {
-	room     chan struct{} // one token for each fork, hung ones too
-	taken    chan struct{} // the token of the one that does not hang
+// slots are for the forks that are under way. One that hangs gives its slot to
+// another.
+type slots struct {
 	widen    func()        // called before each fork; does something before the first
+	room     chan struct{} // one token for each fork, hung ones too
+	free     chan struct{} // one for each that does not hang
 	mu       sync.Mutex    // guards what follows, between forks and the watch
-	now      *fork         // under way, and does not hang
+	now      []*fork       // under way, and do not hang; the oldest first
 	watch    *time.Timer
 	watching bool
 }
@@ -85,14 +83,16 @@ type fork struct {
 // hanging is how long a fork may take before another may begin in its place.
 const hanging = 100 * time.Millisecond
 
-// newSlot leaves one of so many processors to all the others: a fork that hangs
-// has one (GOMAXPROCS) as long as it does. Most files that cannot be read hang
-// before, in stat(2). The runtime gets them before the first fork: each costs
-// memory from then on, and there is no way to add one while a fork hangs.
-func newSlot(processors int) slot {
-	return slot{
-		room:  make(chan struct{}, max(1, processors-1)),
-		taken: make(chan struct{}, 1),
+// mostForks is how many forks there may be at all, with those that hang: each
+// has a thread. Most files that cannot be read hang before, in stat(2).
+const mostForks = 16
+
+// newSlots has so many processors of the runtime at the first fork: each costs
+// memory from then on.
+func newSlots(processors int) slots {
+	return slots{
+		room: make(chan struct{}, mostForks),
+		free: make(chan struct{}, forksAtATime),
 		widen: sync.OnceFunc(func() {
 			if processors > runtime.GOMAXPROCS(0) {
 				runtime.GOMAXPROCS(processors)
@@ -102,14 +102,14 @@ func newSlot(processors int) slot {
 }
 
 // enter waits for its turn.
-func (s *slot) enter(late func()) *fork {
+func (s *slots) enter(late func()) *fork {
 	s.widen()
 	s.room <- struct{}{}
-	s.taken <- struct{}{}
+	s.free <- struct{}{}
 	f := &fork{begun: time.Now(), late: late}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now = f
+	s.now = append(s.now, f)
 	// One timer for all that follow each other, left to ring when they are
 	// over: to set one wakes a thread, which somebody else may wait for.
 	if !s.watching {
@@ -119,11 +119,10 @@ func (s *slot) enter(late func()) *fork {
 	return f
 }
 
-func (s *slot) leave(f *fork) {
+func (s *slots) leave(f *fork) {
 	s.mu.Lock()
-	if s.now == f {
-		s.now = nil
-		<-s.taken
+	if i := slices.Index(s.now, f); i >= 0 {
+		s.give(i)
 	}
 	s.mu.Unlock()
 	f.mu.Lock()
@@ -137,7 +136,13 @@ func (s *slot) leave(f *fork) {
 	}
 }
 
-func (s *slot) arm() {
+// give gives a slot to the next. Called with mu held.
+func (s *slots) give(i int) {
+	s.now = slices.Delete(s.now, i, i+1)
+	<-s.free
+}
+
+func (s *slots) arm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.watch == nil {
@@ -147,22 +152,20 @@ func (s *slot) arm() {
 	}
 }
 
-// look gives the place of a fork that hangs to the next.
-func (s *slot) look() {
+// look gives the slots of forks that hang to others.
+func (s *slots) look() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.now
-	if f == nil {
-		s.watching = false
-		return
+	for len(s.now) > 0 {
+		f := s.now[0]
+		if left := hanging - time.Since(f.begun); left > 0 {
+			s.watch.Reset(left)
+			return
+		}
+		s.give(0)
+		time.AfterFunc(lateAfter-hanging, f.tell)
 	}
-	if left := hanging - time.Since(f.begun); left > 0 {
-		s.watch.Reset(left)
-		return
-	}
-	s.now, s.watching = nil, false
-	<-s.taken
-	time.AfterFunc(lateAfter-hanging, f.tell)
+	s.watching = false
 }
 
 // tell tells that it is late.
@@ -174,24 +177,18 @@ func (f *fork) tell() {
 	}
 }
 
-// Collect collects the garbage, unless a fork hangs: a collection has to stop
-// every processor for a moment, and one that is in a fork cannot be stopped
-// before the child has executed, which may be never. It waits a little for the
-// fork that is under way, and new ones wait for it. Thoroughly means that
-// memory which is free then is given back to the kernel. It tells whether there
-// was a collection.
+// Collect collects the garbage, unless a fork hangs and keeps its processor: a
+// collection has to stop every processor for a moment, which may be never then.
+// It waits a little for the fork that is under way, and new ones wait for it.
+// Thoroughly means that memory which is free then is given back to the kernel.
+// It tells whether there was a collection.
 func (r *Reaper) Collect(thoroughly bool) bool {
-	select {
-	case r.slot.taken <- struct{}{}:
-	case <-time.After(forkTime):
-		return false
-	}
-	defer func() { <-r.slot.taken }()
-	r.mu.Lock()
-	hangs := r.forking > 0
-	r.mu.Unlock()
-	if hangs {
-		return false
+	if keepsProcessor {
+		release, ok := r.alone()
+		if !ok {
+			return false
+		}
+		defer release()
 	}
 	runtime.GC()
 	if thoroughly {
@@ -200,6 +197,23 @@ func (r *Reaper) Collect(thoroughly bool) bool {
 		debug.FreeOSMemory()
 	}
 	return true
+}
+
+// alone keeps forks from beginning, and tells whether none is under way.
+func (r *Reaper) alone() (release func(), ok bool) {
+	select {
+	case r.slots.free <- struct{}{}:
+	case <-time.After(forkTime):
+		return nil, false
+	}
+	release = func() { <-r.slots.free }
+	r.mu.Lock()
+	hangs := r.forking > 0
+	r.mu.Unlock()
+	if hangs {
+		release()
+	}
+	return release, !hangs
 }
 
 // forkTime is more than a fork takes, and those that wait for theirs before us.
@@ -221,17 +235,12 @@ func (r *Reaper) start(command Command) (Process, error) {
 	mine := r.forks
 	r.mu.Unlock()
 
-	pid, err := r.fork(command)
+	pid, err := r.fork(command, mine)
 
 	r.mu.Lock()
 	r.forking--
 	if err == nil {
-		if e, ended := r.early[pid]; ended && e.forks >= mine {
-			delete(r.early, pid)
-			r.route(pid, c, e.status)
-		} else {
-			r.main[pid] = c
-		}
+		r.enter(pid, c, mine)
 	}
 	var strangers map[int]earlyExit
 	if r.forking == 0 && len(r.early) > 0 {
@@ -246,10 +255,10 @@ func (r *Reaper) start(command Command) (Process, error) {
 			r.report(Reaped{Pid: pid, Status: e.status})
 		}
 	}
+	poke(r.again) // there is a child to wait for
 	if err != nil {
 		return Process{}, startError(command.Path, err)
 	}
-	poke(r.again) // there is a child to wait for
 	return Process{Pid: pid, Exited: exited}, nil
 }
 
@@ -259,29 +268,43 @@ const execFailed = 253
 
 // fork is fork and execve in one, the way execvp(3) does it: a script without
 // #! runs under /bin/sh.
-func (r *Reaper) fork(command Command) (int, error) {
-	attr := &syscall.ProcAttr{
-		Env:   command.Env,
-		Files: []uintptr{r.null.Fd(), os.Stdout.Fd(), os.Stderr.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	}
-	if command.Mute {
-		attr.Files[1], attr.Files[2] = r.null.Fd(), r.null.Fd()
-	}
-	if attr.Env == nil {
-		attr.Env = []string{}
-	}
-	// A signal that is blocked in this thread would stay blocked in the child.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	unblockSignals()
-	pid, err := syscall.ForkExec(command.Path, append([]string{command.Path}, command.Args...), attr)
+func (r *Reaper) fork(command Command, mine uint64) (int, error) {
+	pid, err := r.execute(command.Path, append([]string{command.Path}, command.Args...), command)
 	if err == syscall.ENOEXEC && program.Script(command.Path) {
 		const shell = "/bin/sh"
-		return syscall.ForkExec(shell, []string{shell, command.Path}, attr)
+		r.forget(pid, mine)
+		pid, err = r.execute(shell, []string{shell, command.Path}, command)
+	}
+	if err != nil {
+		r.forget(pid, mine)
 	}
 	return pid, err
 }
+
+// forget leaves a child that could not execute to be reaped: nobody is to hear
+// of its end. mine is the number of its fork.
+func (r *Reaper) forget(pid int, mine uint64) {
+	if pid > 0 {
+		r.mu.Lock()
+		r.enter(pid, &child{exited: exits(nil)}, mine)
+		r.mu.Unlock()
+	}
+}
+
+// enter makes a child known, whose end may have been seen already. Called with
+// mu held.
+func (r *Reaper) enter(pid int, c *child, mine uint64) {
+	if e, ended := r.early[pid]; ended && e.forks >= mine {
+		delete(r.early, pid)
+		r.route(pid, c, e.status)
+	} else {
+		r.main[pid] = c
+	}
+}
+
+// Exec is execve(2) in our own place, with what a service would get of what we
+// were given. It returns only if it fails.
+func (r *Reaper) Exec(path string, argv, env []string) error { return replace(path, argv, env) }
 
 // startError finds the words for a failed start. The same ENOENT stands for a
 // missing file and for a missing interpreter; a look at the file tells.

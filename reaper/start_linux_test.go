@@ -167,7 +167,7 @@ func TestServiceStartsCleanWhateverTheDaemonWasGiven(t *testing.T) {
 			p := w.start(sh(t, `
 				cd "$DIR"; umask 027; ulimit -S -n 77
 				trap '' HUP INT QUIT TERM PIPE USR1 USR2 TSTP TTIN TTOU CHLD ALRM CONT
-				exec 5<"$DIR" 7>"$DIR/seven" >"$DIR/out" 2>"$DIR/err"
+				exec 5<"$DIR" 7>"$DIR/seven" >"$DIR/out" 2>"$DIR/err" <"$DIR/seven"
 				exec "$SELF"`), "DIR="+dir, "SELF="+self(), part+"="+c.role, "NOTIFY="+c.notify, "REPORT="+pipe.path, "SERVICE="+sleeper)
 			service := pipe.after("started")
 			executed(t, service, "sleep")
@@ -223,6 +223,21 @@ func TestServiceHasItsPathAndItsEnvironmentAlone(t *testing.T) {
 	if got := pipe.line(); got != "0" {
 		t.Errorf("without an environment: got %s of ours", got)
 	}
+	w.exit(p)
+}
+
+// What a mute one writes goes nowhere.
+func TestMuteProcessHasNoStreams(t *testing.T) {
+	w := reap(t)
+	p, err := w.Start(Command{Path: sh(t, "exec sleep 1000"), Mute: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	executed(t, p.Pid, "sleep")
+	const null = "/dev/null"
+	want := map[string]string{"0": null, "1": null, "2": null}
+	eventually(t, fmt.Sprintf("descriptors %v", want), func() bool { return maps.Equal(descriptors(t, p.Pid), want) })
+	w.Signal(p.Pid, unix.SIGKILL)
 	w.exit(p)
 }
 
@@ -427,22 +442,27 @@ func hung() {
 		}
 	})
 	defer done()
-	r.Processors(4) // as sysmgr does: a fork keeps its processor
+	r.Processors(4) // as sysmgr does: a fork may keep its processor
 	if n := runtime.GOMAXPROCS(0); n != 2 {
 		report("processors before the first start:", n)
 	}
-	result := make(chan error, 1)
-	var held Process
-	go func() {
-		p, err := r.Start(Command{Path: os.Getenv("HANGS")})
-		held = p
-		result <- err
-	}()
-	// It hangs now: the kernel asks whether it may go on.
-	buf := make([]byte, 4096)
-	if _, err := unix.Read(fan, buf); err != nil {
-		report("cannot read:", err)
-		return
+	const many = forksAtATime + 1
+	type result struct {
+		held Process
+		err  error
+	}
+	results := make(chan result, many)
+	var events [many]unix.FanotifyEventMetadata
+	for i := range events {
+		go func() {
+			p, err := r.Start(Command{Path: os.Getenv("HANGS")})
+			results <- result{p, err}
+		}()
+		// It hangs now: the kernel asks whether it may go on.
+		if _, err := unix.Read(fan, (*[unsafe.Sizeof(events[0])]byte)(unsafe.Pointer(&events[i]))[:]); err != nil {
+			report("cannot read:", err)
+			return
+		}
 	}
 	if n := runtime.GOMAXPROCS(0); n != 4 {
 		report("processors now:", n)
@@ -459,28 +479,46 @@ func hung() {
 		}
 	}
 	select {
-	case err := <-result:
-		report("it did not hang:", err)
+	case result := <-results:
+		report("it did not hang:", result.err)
 		return
 	default:
 	}
-	if r.Collect(false) {
-		report("the garbage was collected, which stops the world")
+	pids := children()
+	if len(pids) != many {
+		report("children while some hang:", pids)
 		return
 	}
-	event := (*unix.FanotifyEventMetadata)(unsafe.Pointer(&buf[0]))
-	answer := unix.FanotifyResponse{Fd: event.Fd, Response: unix.FAN_ALLOW}
-	unix.Write(fan, (*[unsafe.Sizeof(answer)]byte)(unsafe.Pointer(&answer))[:])
-	unix.Close(int(event.Fd))
+	if !keepsProcessor { // else they are the runtime's, and as that makes them
+		for _, pid := range pids {
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			if !strings.Contains(string(status), "\nSigCgt:\t0000000000000000\n") {
+				report("a child that hangs has handlers of ours:", strings.ReplaceAll(string(status), "\n", " "))
+				return
+			}
+		}
+	}
+	if r.Collect(false) == keepsProcessor {
+		report("garbage was collected although that stops the world, or not although it does not")
+		return
+	}
+	for _, event := range events {
+		answer := unix.FanotifyResponse{Fd: event.Fd, Response: unix.FAN_ALLOW}
+		unix.Write(fan, (*[unsafe.Sizeof(answer)]byte)(unsafe.Pointer(&answer))[:])
+		unix.Close(int(event.Fd))
+	}
 	// Closing lets go what else may be asked.
 	unix.Close(fan)
-	if err := <-result; err != nil {
-		report("the start that hung:", err)
-		return
-	}
-	if e := <-held.Exited; e.Status != exited(6) {
-		report("its exit:", e)
-		return
+	for range many {
+		result := <-results
+		if result.err != nil {
+			report("a start that hung:", result.err)
+			return
+		}
+		if e := <-result.held.Exited; e.Status != exited(6) {
+			report("its exit:", e)
+			return
+		}
 	}
 	if !r.Collect(true) {
 		report("the garbage was not collected although nothing hangs")

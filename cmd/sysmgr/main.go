@@ -110,7 +110,7 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 	if err != nil {
 		return fail(err)
 	}
-	reap.Processors(processors)
+	reap.Processors(reaper.Enough())
 	look := make(chan struct{}, 1) // at the run directory
 	knock := func() {
 		select {

@@ -11,17 +11,17 @@ import (
 // prepare sets up the runtime for a program that forks, and that lives when
 // its machine is short of everything.
 func prepare() {
-	runtime.GOMAXPROCS(min(runtime.NumCPU(), fewProcessors))
-	// The garbage is collected when no fork is under way: see keeper. Should
-	// one hang for so long that the memory grows to this, it is time for a
-	// collection all the same.
+	runtime.GOMAXPROCS(min(runtime.NumCPU(), fewProcessors)) // until something is started: see reaper
+	// The garbage is collected by the keeper, which knows when: between forks,
+	// where that matters. Should one hang for so long that the memory grows to
+	// this, it is time for a collection all the same.
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(256 << 20)
 	makeThreads()
 }
 
 // fewest is how many descriptors we have to be allowed: some twenty of our own,
-// and two for each start that is under way.
+// and two for each start that is under way where that takes a pipe.
 const fewest = 64
 
 // tooFew tells whether we are not, and how many we are. The Go runtime has
@@ -34,13 +34,9 @@ func tooFew() (uint64, bool) {
 	return uint64(limit.Cur), uint64(limit.Cur) < fewest
 }
 
-// How many processors of the runtime there are: at first, and as soon as
-// anything is started. A fork keeps one until the child has executed, and so
-// does one that hangs for ever; see reaper.
-const (
-	fewProcessors = 2
-	processors    = 16
-)
+// fewProcessors is how many processors of the runtime there are as long as
+// nothing has been started; each costs memory.
+const fewProcessors = 2
 
 // spareThreads is how many threads there are from the beginning. The runtime
 // makes threads when it needs them, and when it cannot (RLIMIT_NPROC, a

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,7 +86,7 @@ func (r replacement) do() error {
 			waiting = false
 		}
 	}
-	return syscall.Exec(r.path, os.Args, append(os.Environ(), inherited+"="+word))
+	return r.reaper.Exec(r.path, os.Args, append(os.Environ(), inherited+"="+word))
 }
 
 // unanswered is the signals that the program before us left to us.

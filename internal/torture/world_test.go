@@ -181,6 +181,12 @@ func (w *world) order(s *service, verb string) bool {
 	s.mu.Unlock()
 	old := w.leaderOf(s.name)
 	_, complaint, code := w.Ask("-w", "20", verb, s.name)
+	// A service of which the last daemon had not written anything waits for those
+	// that leave, and says so.
+	for waits := time.Now(); code == 1 && strings.Contains(complaint, "perhaps renamed from ") && time.Since(waits) < w.Patience; {
+		time.Sleep(20 * time.Millisecond)
+		_, complaint, code = w.Ask("-w", "20", verb, s.name)
+	}
 	if code != 0 {
 		// It may be dying this very moment.
 		select {
