@@ -124,11 +124,16 @@ func TestAServiceWaitsUntilItsFolderCanBeOpened(t *testing.T) {
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
 		s.Tell(order(Stop)) // as control says of that lock
 		b.expect("web", "down")
-		b.write("other", "lock", "TERM\n")
+		b.write("other", "leftover", "")
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &none)
 		s = b.run("other")
 		synctest.Wait()
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+		s.post(publish{lost: true}) // which writes the locks of those that are held
+		synctest.Wait()
+		if _, err := os.Lstat(filepath.Join(b.dir.Path(), "other", "lock")); err == nil {
+			t.Error("got a lock that nobody has asked for")
+		}
 		s.Tell(order(Released)) // and as it says if there is none
 		b.expect("other", "up")
 	})

@@ -442,12 +442,12 @@ func (s *Service) begin(first Want) {
 		if err != nil {
 			// Nobody can tell now; control goes on trying, and what it says
 			// then counts, be it that there is none.
-			hold, s.acted = rundir.HoldDown, version{ino: 1}
+			hold, s.acted = rundir.HoldDown, notRead
 		}
 		s.remove(rundir.Pid, rundir.Syspid)
 	} else if refusal(err) == Short {
 		// Nor whether there is a folder that has one.
-		hold, s.acted = rundir.HoldDown, version{ino: 1}
+		hold, s.acted = rundir.HoldDown, notRead
 	}
 	switch {
 	case s.config.Foreground:
@@ -536,6 +536,9 @@ func (s *Service) holdAgain() error {
 	line := rundir.HoldDown.Line()
 	switch s.state.Want {
 	case WantDown:
+		if s.acted == notRead {
+			return nil // nobody has asked for it
+		}
 	case WantOnce:
 		line = rundir.HoldOnce.Line()
 	default:
@@ -617,6 +620,9 @@ type version struct {
 	ino   uint64
 	ctime int64 // nanoseconds
 }
+
+// notRead is the version of a lock that nobody could look for.
+var notRead = version{ino: 1}
 
 func versionOf(file rundir.Stamp) version { return version{file.Ino, file.Ctime} }
 
