@@ -328,20 +328,32 @@ func (s *Scanner) entry(name string) Entry { return s.known[name].entry }
 // look reads entries anew, of which old is what is known; the zero Entry stands
 // for one that is not there. A file system that does not answer is waited for a
 // while, and then by somebody else: the entry stays as it was until it has
-// answered, and nobody else is held up.
+// answered, and nobody else is held up. Many are looked at in parts, all at once.
 func (s *Scanner) look(names []string, old func(name string) Entry) []Entry {
 	entries := make([]Entry, len(names))
-	for at := 0; at < len(names); {
-		at += s.lookFrom(names[at:], entries[at:], old)
+	for i, name := range names {
+		entries[i] = old(name)
+	}
+	const worthIt = 64
+	parts := max(1, min(runtime.GOMAXPROCS(0), len(names)/worthIt))
+	var looks []*looking
+	for n := range parts {
+		from, to := n*len(names)/parts, (n+1)*len(names)/parts
+		looks = append(looks, s.begin(names[from:to], entries[from:to]))
+	}
+	for _, l := range looks {
+		for n := s.await(l); n < len(l.names); n = s.await(l) {
+			// What comes after this one is looked at by another goroutine.
+			l = s.begin(l.names[n:], l.known[n:])
+		}
 	}
 	return entries
 }
 
-// lookFrom looks at entries until one hangs, and returns how many are done with.
-func (s *Scanner) lookFrom(names []string, entries []Entry, old func(name string) Entry) int {
-	l := &looking{opened: s.opened, dir: s.config.Dir}
-	for i, name := range names {
-		entries[i] = old(name)
+// begin begins a look at entries of which this is what is known.
+func (s *Scanner) begin(names []string, known []Entry) *looking {
+	l := &looking{opened: s.opened, dir: s.config.Dir, names: names, known: known, entries: slices.Clone(known), done: make(chan struct{})}
+	for _, name := range names {
 		select {
 		case <-s.hung[name]:
 			delete(s.hung, name)
@@ -351,18 +363,21 @@ func (s *Scanner) lookFrom(names []string, entries []Entry, old func(name string
 			}
 		}
 	}
-	l.names, l.entries = names, slices.Clone(entries)
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(l.done)
 		l.run()
 	}()
+	return l
+}
+
+// await waits until a look is over or hangs, and returns how many entries are
+// done with: what is known of them is new.
+func (s *Scanner) await(l *looking) int {
 	// Most looks are over before a timer could be set, which wakes a thread.
 	for range 20 {
 		select {
-		case <-done:
-			copy(entries, l.entries)
-			return len(names)
+		case <-l.done:
+			return copy(l.known, l.entries)
 		default:
 			runtime.Gosched()
 		}
@@ -371,9 +386,8 @@ func (s *Scanner) lookFrom(names []string, entries []Entry, old func(name string
 	defer late.Stop()
 	for seen := int64(-1); ; {
 		select {
-		case <-done:
-			copy(entries, l.entries)
-			return len(names)
+		case <-l.done:
+			return copy(l.known, l.entries)
 		case <-late.C:
 		}
 		at := l.at.Load()
@@ -384,13 +398,12 @@ func (s *Scanner) lookFrom(names []string, entries []Entry, old func(name string
 		if !l.at.CompareAndSwap(at, given) {
 			continue // it has just got its answer
 		}
-		// What comes after this one is looked at by another goroutine.
-		copy(entries[:at], l.entries[:at])
-		name := names[at]
-		s.hung[name] = done
+		copy(l.known[:at], l.entries[:at])
+		name := l.names[at]
+		s.hung[name] = l.done
 		s.config.Report(Hung{name})
 		go func() {
-			<-done
+			<-l.done
 			s.Rescan()
 		}()
 		return int(at) + 1
@@ -402,10 +415,12 @@ type looking struct {
 	dir     string
 	opened  bool
 	names   []string
+	known   []Entry  // what is known of them; for who has begun it
 	skip    []string // nobody has an answer about them yet
 	entries []Entry  // what was known, and then what is seen
 	at      atomic.Int64
 	folders program.Folders
+	done    chan struct{} // closed when it is over
 }
 
 // given is the place of a look that was given up.
@@ -438,14 +453,23 @@ func (l *looking) look(name string, old Entry) Entry {
 	}
 	var file rundir.Stamp
 	link := rundir.StampOf(&st)
-	if st.Mode&unix.S_IFMT == unix.S_IFLNK && unix.Stat(path, &st) == nil {
-		file = rundir.StampOf(&st)
+	dangling := false
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		if dangling = unix.Stat(path, &st) != nil; !dangling {
+			file = rundir.StampOf(&st)
+		}
 	}
 	e := Entry{Name: name, Stamp: stampOf(link, file)}
 	if e.Stamp == old.Stamp && old.Bar == "" && !l.opened {
 		return e // what could be run can still be run
 	}
-	if err := l.folders.Check(path); err != nil {
+	var err error
+	if dangling {
+		err = l.folders.Check(path) // which says why
+	} else {
+		err = l.folders.CheckFile(path, &st)
+	}
+	if err != nil {
 		e.Bar = err.Error()
 	}
 	return e

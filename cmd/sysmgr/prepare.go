@@ -5,7 +5,6 @@ import (
 	"runtime/debug"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // prepare sets up the runtime for a program that forks, and that lives when
@@ -43,25 +42,21 @@ const fewProcessors = 2
 // cgroup's pids.max) it ends the program: it must not need more.
 const spareThreads = 12
 
-// makeThreads makes them: each blocks in the kernel for as long as the others
-// are made, and is kept by the runtime afterwards.
+// makeThreads makes them: a goroutine that has locked its thread keeps it while
+// it waits, and the next one needs another. The runtime keeps them afterwards.
 func makeThreads() {
-	var pipe [2]int
-	if syscall.Pipe(pipe[:]) != nil {
-		return
-	}
 	var ready, done sync.WaitGroup
+	enough := make(chan struct{})
 	for range spareThreads {
 		ready.Add(1)
 		done.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
 			ready.Done()
-			var b [1]byte
-			syscall.Read(pipe[0], b[:])
+			<-enough
 		})
 	}
 	ready.Wait()
-	time.Sleep(time.Millisecond) // until they are in the kernel
-	syscall.Close(pipe[1])
+	close(enough)
 	done.Wait()
-	syscall.Close(pipe[0])
 }

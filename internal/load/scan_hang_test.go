@@ -5,6 +5,7 @@ package load
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -98,5 +99,63 @@ func TestEntryThatCannotBeLookedAtHoldsUpNoOther(t *testing.T) {
 	if got := r.Look("runs"); !up(got) || got.Pid != runs {
 		t.Errorf("runs, after the answer: got %s, process %d, want up, %d still", got.Phase, got.Pid, runs)
 	}
+	r.End()
+}
+
+// Many entries are looked at in parts, all at once: one that hangs in each, and
+// two in one, hold up none of the others.
+func TestEntriesThatHangAmongManyHoldUpNoOther(t *testing.T) {
+	t.Parallel()
+	const many, dead = 260, 4
+	r := rig.New(t, rig.Plain)
+	var hanging []string
+	var rest []string
+	for i := range many {
+		name := fmt.Sprintf("s%03d", i)
+		if i%(many/dead) == 7 {
+			r.Script(name, "#!/bin/sh\nexec sleep 1000\n", 0o755)
+			hanging = append(hanging, name)
+		} else {
+			r.Link(name, r.Sleeper())
+			rest = append(rest, name)
+		}
+	}
+	var files []string
+	for _, name := range hanging {
+		files = append(files, filepath.Join(r.Sysdir, name))
+	}
+	g := hold(t, files...)
+	r.Start("-v")
+	r.Await("up", up, rest...)
+	// The first reading has found them all, and not one after it.
+	text, err := os.ReadFile(r.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, first, _ := bytes.Cut(text, []byte("service directory scanned"))
+	first, _, _ = bytes.Cut(first, []byte("\n"))
+	if want := fmt.Sprintf(`"entries": %d,`, len(rest)); !bytes.Contains(first, []byte(want)) {
+		t.Errorf("the first reading: got %s, want %s", first, want)
+	}
+	for _, name := range hanging {
+		if got := r.Processes(name); len(got) != 0 {
+			t.Errorf("%s: got processes %v before anybody could look at it", name, got)
+		}
+	}
+	for _, name := range hanging {
+		r.Until(name+" to be up", func() bool {
+			g.allow(g.asked()...)
+			return len(r.Processes(name)) == 1
+		})
+	}
+	r.Until("all to be published", func() bool {
+		g.allow(g.asked()...)
+		for _, name := range hanging {
+			if _, err := os.Stat(filepath.Join(r.Rundir, name, "pid")); err != nil {
+				return false
+			}
+		}
+		return true
+	})
 	r.End()
 }

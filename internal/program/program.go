@@ -49,6 +49,12 @@ func (f Folders) Check(path string) error {
 	default:
 		return err
 	}
+	return f.CheckFile(path, &st)
+}
+
+// CheckFile is Check for whoever has just asked stat(2) about the path, and this
+// is what it said.
+func (f Folders) CheckFile(path string, st *unix.Stat_t) error {
 	switch mode := uint32(st.Mode); {
 	case mode&unix.S_IFMT == unix.S_IFDIR:
 		return errors.New("a directory, not a file")
