@@ -10,7 +10,7 @@
 #   make test-vm         boot a kernel in QEMU, with sysmgr under its init
 #   make test-services   run the scripts of contrib/services, as root
 #   make test-container  sysmgr as process 1 of containers, as root
-#   make cross           build and vet for the other systems
+#   make cross           build and vet for other systems and machines
 #   make dist            make a source archive of HEAD
 #   make deb             make a Debian package
 #   make install         install programs, manuals and completions
@@ -34,7 +34,7 @@ GO       = go
 
 VERSION  = 0.5.0
 PROGRAMS = sysmgr svctl runsyssv sysmgr-depends
-TARGETS  = freebsd openbsd netbsd darwin
+TARGETS  = linux/arm64 linux/386 freebsd/amd64 openbsd/amd64 netbsd/amd64 darwin/arm64
 LDFLAGS  = -s -w -X sysmgr/internal/cli.defaultSysdir=$(SYSDIR) -X sysmgr/internal/cli.defaultRundir=$(RUNDIR)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -91,11 +91,12 @@ scripts:
 	shellcheck -s sh contrib/try/run.sh contrib/try/services/* contrib/services/* contrib/migrate/* contrib/container/root contrib/container/services/* contrib/init/run contrib/user/profile contrib/user/sysmgr.openrc contrib/screen/record contrib/screen/session contrib/debian/build internal/vm/kernel internal/vm/testdata/rc internal/vm/testdata/console internal/vm/testdata/services/*
 	shellcheck -s bash .ci/run contrib/completions/svctl.bash
 
-# Other systems: builds and vets for each of them.
+# Other systems and machines: builds and vets for each of them.
 cross:
-	@for os in $(TARGETS); do \
-		echo "cross $$os"; \
-		GOOS=$$os CGO_ENABLED=0 $(GO) build -o /dev/null ./... && GOOS=$$os CGO_ENABLED=0 $(GO) vet ./... || exit 1; \
+	@for target in $(TARGETS); do \
+		echo "cross $$target"; \
+		export GOOS=$${target%/*} GOARCH=$${target#*/} CGO_ENABLED=0; \
+		$(GO) build -o /dev/null ./... && $(GO) vet ./... || exit 1; \
 	done
 
 # Prints one table: each measure beside its floor, the bare loop that does the

@@ -3,6 +3,7 @@
 package rundir
 
 import (
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -27,8 +28,8 @@ func statuses() *rapid.Generator[Status] {
 			Pid:      rapid.OneOf(rapid.Just(0), rapid.IntRange(2, 1<<31-1)).Draw(t, "pid"),
 			Since:    time.UnixMilli(rapid.Int64Range(0, 4e12).Draw(t, "since")),
 			Clock:    millis.Draw(t, "clock") / 1000 * 1000,
-			Starts:   rapid.IntRange(0, 1<<40).Draw(t, "starts"),
-			Restarts: rapid.IntRange(0, 1<<40).Draw(t, "restarts"),
+			Starts:   rapid.IntRange(0, math.MaxInt).Draw(t, "starts"),
+			Restarts: rapid.IntRange(0, math.MaxInt).Draw(t, "restarts"),
 			LastExit: text.Draw(t, "last-exit"),
 			Cause:    text.Draw(t, "cause"),
 			RetryIn:  millis.Draw(t, "retry-in"),

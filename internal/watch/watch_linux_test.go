@@ -328,11 +328,11 @@ func TestNewsIsToldOnce(t *testing.T) {
 }
 
 // event is one event as read(2) gives it.
-func event(wd int32, mask uint32, size int, name string) []byte {
+func event(wd int32, mask, size uint32, name string) []byte {
 	buf := make([]byte, unix.SizeofInotifyEvent)
 	binary.NativeEndian.PutUint32(buf, uint32(wd))
 	binary.NativeEndian.PutUint32(buf[4:], mask)
-	binary.NativeEndian.PutUint32(buf[12:], uint32(size))
+	binary.NativeEndian.PutUint32(buf[12:], size)
 	return append(buf, name...)
 }
 
@@ -364,7 +364,7 @@ func TestQueueThatRanOverRingsForEverything(t *testing.T) {
 func TestEventThatMakesNoSenseLosesNothing(t *testing.T) {
 	for what, buf := range map[string][]byte{
 		"a name longer than the rest": event(1, unix.IN_CREATE, 100, "x\x00"),
-		"a name of 4 GB":              event(1, unix.IN_CREATE, -1, "x\x00"),
+		"a name of 4 GB":              event(1, unix.IN_CREATE, ^uint32(0), "x\x00"),
 	} {
 		w := silent(map[int32]string{1: "a"})
 		w.decode(buf, nil)

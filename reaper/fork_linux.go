@@ -1,3 +1,5 @@
+//go:build amd64 || arm64
+
 package reaper
 
 import (
@@ -10,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Here the child is made by clone(2) with CLONE_VM and CLONE_VFORK: it has our
+// Here a child is made by clone3(2) with CLONE_VM and CLONE_VFORK: it has our
 // memory, and the thread that makes it waits until it has executed or ended.
-// What it has to do before is a list of system calls, made ready by the parent
-// and gone through in assembly: in the child no Go runs, so the runtime need
-// not know of it, and takes the thread for one that is in a system call.
+// What it has to do before that is a list of system calls, made ready by the
+// parent and gone through in assembly: no Go runs in the child, so the runtime
+// need not know of it, and takes the thread for one that is in a system call.
 // Compared to syscall.ForkExec there is no pipe, no handler to be reset, no
 // lock, and no processor that is kept: several are made at a time, and one that
-// hangs in execve(2) costs nothing but its thread.
+// hangs in execve(2) costs a thread and nothing else.
 
 // forksAtATime: two or three keep two processors busy, and one more is there
 // when they wait for each other.
