@@ -463,6 +463,9 @@ func (s *Service) begin(first Want) {
 		s.handle(Event{Kind: Once}, true)
 	default:
 		s.state.Cause = "held down"
+		if s.acted == notRead {
+			s.state.Cause = "its lock cannot be looked for"
+		}
 		s.handle(Event{Kind: Stop}, true)
 	}
 	s.rest() // already: control is quick

@@ -42,7 +42,8 @@ type call struct{ number, a, b, c, d, errno uintptr }
 type launch struct {
 	plain      bool
 	clone      cloneArgs
-	none       sigset
+	none       sigset // the child's mask
+	before     sigset // the thread's
 	limit      unix.Rlimit
 	path       *byte
 	argv, envv []*byte
@@ -81,14 +82,15 @@ func (r *Reaper) execute(path string, argv []string, command Command) (pid int, 
 	}
 	l.add(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&l.none)), 0, unsafe.Sizeof(l.none))
 	l.add(unix.SYS_SETSID, 0, 0, 0, 0)
-	var raised bool
-	if l.limit, raised = files().lowered(); raised {
-		l.add(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&l.limit)), 0)
-	}
 	l.add(unix.SYS_DUP3, r.null.Fd(), 0, 0, 0)
 	if command.Mute {
 		l.add(unix.SYS_DUP3, r.null.Fd(), 1, 0, 0)
 		l.add(unix.SYS_DUP3, r.null.Fd(), 2, 0, 0)
+	}
+	// After dup3(2), which obeys it.
+	var raised bool
+	if l.limit, raised = files().lowered(); raised {
+		l.add(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&l.limit)), 0)
 	}
 	// It keeps its copies of all our descriptors until it has executed: should it
 	// hang, our locks are what keeps the next daemon from starting it once more.
@@ -127,30 +129,32 @@ func (l *launch) run() (pid int) {
 	// is passed to assembly: a stack may move while the calls are made ready.
 	defer runtime.KeepAlive(l)
 	const flags = unix.CLONE_VM | unix.CLONE_VFORK
-	if l.clone.flags = flags | unix.CLONE_CLEAR_SIGHAND; !l.plain {
-		l.clone.exitSignal = uint64(unix.SIGCHLD)
-		return vforkAway(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&l.clone)), unsafe.Sizeof(l.clone), l)
+	if l.plain {
+		return vforkAway(unix.SYS_CLONE, flags|uintptr(unix.SIGCHLD), 0, l)
 	}
-	// As long as the child has our handlers it must not be sent to one.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	all, before := ^sigset(0), sigset(0)
-	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&before)), unsafe.Sizeof(all), 0, 0)
-	pid = vforkAway(unix.SYS_CLONE, flags|uintptr(unix.SIGCHLD), 0, l)
-	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&before)), 0, unsafe.Sizeof(all), 0, 0)
-	return pid
+	l.clone.flags, l.clone.exitSignal = flags|unix.CLONE_CLEAR_SIGHAND, uint64(unix.SIGCHLD)
+	return vforkAway(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&l.clone)), unsafe.Sizeof(l.clone), l)
 }
 
-// vforkAway is vfork in what the runtime takes for a system call.
+// vforkAway is vfork in what the runtime takes for a system call, with all
+// signals blocked. The kernel gives a signal for the process to any thread that
+// does not block it, the first one before others, and this one could not take it
+// before the child has executed: if that hung, nobody would hear of the signal.
+// Nor must the child be sent to a handler of ours while it has them.
 //
 //go:nosplit
 //go:norace
 func vforkAway(number, a, b uintptr, l *launch) (pid int) {
 	entersyscall()
+	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&every)), uintptr(unsafe.Pointer(&l.before)), unsafe.Sizeof(every), 0, 0)
 	pid = vfork(number, a, b, l)
+	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&l.before)), 0, unsafe.Sizeof(every), 0, 0)
 	exitsyscall()
 	return pid
 }
+
+// every is all signals.
+var every = ^sigset(0)
 
 // vfork makes a child by the system call of this number, clone(2) or clone3(2),
 // with these arguments, and lets it make its calls until one fails. It returns
@@ -168,7 +172,9 @@ func exitsyscall()
 type openFiles struct{ given, ours unix.Rlimit }
 
 // files finds out. The runtime does not say what it was; but before it executes
-// another program it sets the limit back, and if that fails it is back.
+// another program it sets the limit back, and leaves it there if that fails. It
+// is found out by New: later somebody may have set another (prlimit(1)), and there
+// may be more descriptors in use than that.
 var files = sync.OnceValue(func() (f openFiles) {
 	unix.Getrlimit(unix.RLIMIT_NOFILE, &f.ours)
 	syscall.Exec("", nil, nil)
@@ -198,3 +204,6 @@ func replace(path string, argv, env []string) error {
 	}
 	return syscall.Exec(path, argv, env)
 }
+
+// learnLimits is called by New, before anything else is under way.
+func learnLimits() { files() }

@@ -3,10 +3,14 @@
 package reaper
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,11 +22,16 @@ const withoutClone3 = "REAPER_TEST_WITHOUT_CLONE3"
 func init() {
 	plain.Store(os.Getenv(withoutClone3) != "")
 	parts["filtered"] = filtered
+	parts["one"] = one
+	parts["stuck"] = stuck
+	if os.Getenv(part) == "stuck" {
+		runtime.LockOSThread() // the main goroutine, on the first thread
+	}
 }
 
 // All that is promised of starts holds on a kernel without clone3(2) too.
 func TestStartsWithoutClone3AreLikeThoseWithIt(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.v", "-test.run", "TestService|TestMute|TestScript|TestWhat|TestStart|TestNoFork")
+	cmd := exec.Command(os.Args[0], "-test.v", "-test.run", "TestService|TestMute|TestScript|TestWhat|TestStart|TestNoFork|TestSignalIs|TestLimit")
 	if plain.Load() {
 		return
 	}
@@ -115,4 +124,112 @@ func TestServicesGetTheLimitThatSomebodyHasSet(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want %v", what, limit, ok, c.want)
 		}
 	}
+}
+
+// stuck is a daemon whose first thread is in a start that hangs. Signals for
+// the process go to that one before others, if it takes them.
+func stuck() {
+	fan, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY|unix.O_CLOEXEC)
+	if err == nil {
+		err = unix.FanotifyMark(fan, unix.FAN_MARK_ADD, unix.FAN_OPEN_EXEC_PERM, unix.AT_FDCWD, os.Getenv("HANGS"))
+	}
+	if err != nil {
+		report("cannot hold an execve:", err)
+		return
+	}
+	r, done := run(func(Fact) {})
+	defer done()
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM)
+	word := make(chan string, 1)
+	go func() {
+		var event unix.FanotifyEventMetadata
+		if _, err := unix.Read(fan, (*[unsafe.Sizeof(event)]byte)(unsafe.Pointer(&event))[:]); err != nil {
+			word <- fmt.Sprint("cannot read: ", err)
+			return
+		}
+		time.Sleep(time.Second) // until all threads are at rest
+		unix.Kill(os.Getpid(), unix.SIGTERM)
+		select {
+		case <-term:
+			word <- "ok"
+		case <-time.After(soon / 2):
+			word <- "not heard"
+		}
+		// Closing would not let it go: the child has a copy.
+		answer := unix.FanotifyResponse{Fd: event.Fd, Response: unix.FAN_ALLOW}
+		unix.Write(fan, (*[unsafe.Sizeof(answer)]byte)(unsafe.Pointer(&answer))[:])
+		unix.Close(int(event.Fd))
+		unix.Close(fan)
+	}()
+	if p, err := r.Start(Command{Path: os.Getenv("HANGS")}); err == nil {
+		<-p.Exited
+	}
+	report(<-word)
+}
+
+// A start that hangs keeps no signal from the others.
+func TestSignalIsHeardWhileAStartHangs(t *testing.T) {
+	w := reap(t)
+	pipe := newPipe(t)
+	p := w.play("stuck", "REPORT="+pipe.path, "HANGS="+sh(t, `exit 6`))
+	got := pipe.line()
+	if strings.HasPrefix(got, "cannot") {
+		t.Skip(got)
+	}
+	if got != "ok" {
+		t.Errorf("TERM: got %q, want ok", got)
+	}
+	w.exit(p)
+}
+
+// one is a daemon that starts one service, after somebody has set its limit of
+// open files (prlimit(1)), if SET says so.
+func one() {
+	r, done := run(func(Fact) {})
+	defer done()
+	var set unix.Rlimit
+	unix.Getrlimit(unix.RLIMIT_NOFILE, &set)
+	if _, err := fmt.Sscan(os.Getenv("SET"), &set.Cur); err == nil {
+		// Not by a function of package unix: that would tell the runtime.
+		unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&set)), 0, 0, 0)
+	}
+	p, err := r.Start(Command{Path: os.Getenv("SERVICE"), Env: []string{"REPORT=" + os.Getenv("REPORT")}})
+	if err != nil {
+		report(err)
+		return
+	}
+	<-p.Exited
+}
+
+// The limit is a service's, whatever it is: that which the daemon was given, or
+// which somebody has set since, be it before anything was started.
+func TestLimitOfOpenFilesIsTheServices(t *testing.T) {
+	w := reap(t)
+	service := sh(t, `exec >"$REPORT"; ulimit -S -n`)
+	for _, c := range []struct{ given, set, want string }{{"77", "", "77"}, {"77", "500", "500"}, {"77", "40", "40"}} {
+		pipe := newPipe(t)
+		p := w.start(sh(t, `ulimit -S -n "$GIVEN"; exec "$SELF"`), "SELF="+self(), part+"=one", "REPORT="+pipe.path,
+			"SERVICE="+service, "GIVEN="+c.given, "SET="+c.set)
+		if got := pipe.line(); got != c.want {
+			t.Errorf("given %s, set %q: got %s, want %s", c.given, c.set, got, c.want)
+		}
+		w.exit(p)
+	}
+}
+
+// Nor does a limit that leaves no room for descriptors 0 to 2 keep those from
+// being made.
+func TestLimitOfNoOpenFilesHindersNoStart(t *testing.T) {
+	w := reap(t)
+	was, known := files, files()
+	defer func() { files = was }()
+	files = func() openFiles {
+		return openFiles{given: unix.Rlimit{Cur: 0, Max: known.given.Max}, ours: known.ours}
+	}
+	p, err := w.Start(Command{Path: "/bin/true", Mute: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Exited // whatever it says: it may have libraries to open
 }

@@ -138,6 +138,7 @@ func New(report func(Fact)) (*Reaper, error) {
 	if err != nil {
 		return nil, err
 	}
+	learnLimits()
 	closeOnExec()
 	resetIgnored()
 	return &Reaper{

@@ -21,7 +21,7 @@ type Command struct {
 	Path string
 	Args []string
 	Env  []string
-	Mute bool // what it writes goes nowhere
+	Mute bool // it has nothing to write to
 
 	// Exited is what the Process is to have as its own; nil is allowed. It has
 	// room for the two exits of a process, which are sent and not waited with.
@@ -222,20 +222,7 @@ const forkTime = 50 * time.Millisecond
 func (r *Reaper) start(command Command) (Process, error) {
 	exited := exits(command.Exited)
 	c := &child{exited: exited}
-	r.mu.Lock()
-	for r.shut != nil {
-		shut := r.shut
-		r.mu.Unlock()
-		<-shut
-		r.mu.Lock()
-	}
-	r.forking++
-	r.forked = time.Now()
-	r.forks++
-	mine := r.forks
-	r.mu.Unlock()
-
-	pid, err := r.fork(command, mine)
+	pid, mine, err := r.fork(command)
 
 	r.mu.Lock()
 	r.forking--
@@ -244,8 +231,8 @@ func (r *Reaper) start(command Command) (Process, error) {
 	}
 	var strangers map[int]earlyExit
 	if r.forking == 0 && len(r.early) > 0 {
-		// What is left are children whose execve failed, which the fork
-		// itself waited for in vain, and orphans.
+		// What is left are orphans, and children whose execve failed, where
+		// the fork itself waits for those.
 		strangers = r.early
 		r.early = make(map[int]earlyExit)
 	}
@@ -262,23 +249,45 @@ func (r *Reaper) start(command Command) (Process, error) {
 	return Process{Pid: pid, Exited: exited}, nil
 }
 
-// execFailed is the status with which Go's forked child ends when execve(2)
-// fails (syscall/exec_linux.go).
+// execFailed is the status with which a child ends when execve(2) fails: the Go
+// runtime's (syscall/exec_linux.go), and ours.
 const execFailed = 253
 
 // fork is fork and execve in one, the way execvp(3) does it: a script without
-// #! runs under /bin/sh.
-func (r *Reaper) fork(command Command, mine uint64) (int, error) {
-	pid, err := r.execute(command.Path, append([]string{command.Path}, command.Args...), command)
+// #! runs under /bin/sh. mine is the number of the fork. It is still counted as
+// under way.
+func (r *Reaper) fork(command Command) (pid int, mine uint64, err error) {
+	mine = r.begin()
+	pid, err = r.execute(command.Path, append([]string{command.Path}, command.Args...), command)
 	if err == syscall.ENOEXEC && program.Script(command.Path) {
 		const shell = "/bin/sh"
 		r.forget(pid, mine)
+		r.mu.Lock()
+		r.forking--
+		r.mu.Unlock()
+		mine = r.begin() // it is another, and the first may have taken long
 		pid, err = r.execute(shell, []string{shell, command.Path}, command)
 	}
 	if err != nil {
 		r.forget(pid, mine)
 	}
-	return pid, err
+	return pid, mine, err
+}
+
+// begin counts a fork as under way, as soon as it may begin: see HoldForks.
+func (r *Reaper) begin() (mine uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.shut != nil {
+		shut := r.shut
+		r.mu.Unlock()
+		<-shut
+		r.mu.Lock()
+	}
+	r.forking++
+	r.forked = time.Now()
+	r.forks++
+	return r.forks
 }
 
 // forget leaves a child that could not execute to be reaped: nobody is to hear

@@ -222,7 +222,7 @@ func TestServiceHasItsPathAndItsEnvironmentAlone(t *testing.T) {
 	w.exit(p)
 }
 
-// What a mute one writes goes nowhere.
+// A mute one has nothing to write to.
 func TestMuteProcessHasNoStreams(t *testing.T) {
 	w := reap(t)
 	p, err := w.Start(Command{Path: sh(t, "exec sleep 1000"), Mute: true})

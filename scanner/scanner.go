@@ -391,6 +391,10 @@ func (s *Scanner) await(l *looking) int {
 		case <-late.C:
 		}
 		at := l.at.Load()
+		if int(at) == len(l.names) {
+			<-l.done // just about to be closed
+			return copy(l.known, l.entries)
+		}
 		if at != seen {
 			seen = at
 			continue

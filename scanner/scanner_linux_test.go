@@ -1216,3 +1216,19 @@ func TestLinkThatIsRenamedAtOnceWasNeverThere(t *testing.T) {
 		}
 	}
 }
+
+// A look that is through, and whose goroutine was stopped before it could say
+// so, is waited for.
+func TestALookThatIsOverIsNotTakenForOneThatHangs(t *testing.T) {
+	s := &Scanner{hung: make(map[string]chan struct{})}
+	want := Entry{Name: "web"}
+	l := &looking{names: []string{"web"}, known: make([]Entry, 1), entries: []Entry{want}, done: make(chan struct{})}
+	l.at.Store(1)
+	go func() {
+		time.Sleep(2*answerTime + answerTime/2)
+		close(l.done)
+	}()
+	if n := s.await(l); n != 1 || l.known[0] != want || len(s.hung) != 0 {
+		t.Errorf("got %d entries, %+v, hung %v, want 1, %+v, none", n, l.known, s.hung, want)
+	}
+}
