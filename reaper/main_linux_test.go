@@ -168,6 +168,22 @@ func (w *world) play(role string, env ...string) Process {
 	return w.start(self(), append(env, part+"="+role, "GORACE=atexit_sleep_ms=0")...)
 }
 
+// playsWell plays a part that reports "ok", or what is wrong, or that it cannot
+// be played on this machine, and why.
+func playsWell(t *testing.T, role string, env ...string) {
+	t.Helper()
+	w, pipe := reap(t), newPipe(t)
+	p := w.play(role, append(env, "REPORT="+pipe.path)...)
+	got := pipe.line()
+	if strings.HasPrefix(got, "cannot") {
+		t.Skip(got)
+	}
+	if got != "ok" {
+		t.Errorf("%s: got %q, want ok", role, got)
+	}
+	w.exit(p)
+}
+
 func self() string {
 	path, err := os.Executable()
 	if err != nil {

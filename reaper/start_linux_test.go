@@ -524,15 +524,5 @@ func hung() {
 }
 
 func TestStartThatHangsHoldsUpNoOther(t *testing.T) {
-	w := reap(t)
-	pipe := newPipe(t)
-	p := w.play("hung", "REPORT="+pipe.path, "HANGS="+sh(t, `exit 6`))
-	got := pipe.line()
-	if strings.HasPrefix(got, "cannot") {
-		t.Skip(got)
-	}
-	if got != "ok" {
-		t.Errorf("got %q, want ok", got)
-	}
-	w.exit(p)
+	playsWell(t, "hung", "HANGS="+sh(t, `exit 6`))
 }
