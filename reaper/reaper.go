@@ -81,6 +81,7 @@ type Reaper struct {
 	// time: as long as it is held, no number that the tables know can be
 	// given to another process by the kernel. It is never held over a fork.
 	mu       sync.Mutex
+	over     bool           // Run has returned: what ends now is not ours to reap
 	main     map[int]*child // main processes not yet reaped
 	draining map[int]*child // groups whose main process has been reaped
 	// Between a fork and its return the number of the child is not known
@@ -165,6 +166,9 @@ func (r *Reaper) Run(ctx context.Context) error {
 	defer func() {
 		r.dismiss()
 		r.null.Close()
+		r.mu.Lock()
+		r.over = true
+		r.mu.Unlock()
 	}()
 	look := time.NewTimer(time.Hour)
 	look.Stop()
@@ -274,6 +278,9 @@ const some = 256
 func (r *Reaper) reapSome(first int) (mainEnded bool, strangers []Reaped, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.over {
+		return false, nil, false
+	}
 	orphaned := false
 	for range some {
 		var status syscall.WaitStatus
