@@ -32,10 +32,11 @@ type Claim struct {
 	dir     *Dir
 	records *Records
 
-	mu   sync.Mutex // guards the two files: Keep replaces them
-	lock *os.File
-	pid  *os.File // nil if it could not be made
-	old  bool     // pid is that of the daemon before us: ours could not be made
+	mu     sync.Mutex // guards the files: Keep replaces them
+	lock   *os.File
+	pid    *os.File // nil if it could not be made
+	old    bool     // pid is that of the daemon before us: ours could not be made
+	former *os.File // pid before Keep replaced it, locked for those who watch us by it
 }
 
 // Claim makes the caller the daemon of this run directory and writes
@@ -131,9 +132,11 @@ func (d *Dir) top() *Folder { return &Folder{fd: d.fd(), path: d.path, umask: &d
 func (c *Claim) Keep() (lost bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if lost, err = c.dir.renew(); err != nil {
-		return lost, err
+	another, err := c.dir.renew()
+	if err != nil {
+		return another, err
 	}
+	lost = another
 	own, err := c.dir.open(Private)
 	if err != nil || !own.has("lock", c.lock) {
 		lost = true
@@ -160,10 +163,17 @@ func (c *Claim) Keep() (lost bool, err error) {
 	if err == nil {
 		err = noPid
 	}
+	if another {
+		// Whoever watches us in a directory that is not ours any more waits in
+		// vain there; and it may be about to be unmounted.
+		c.former.Close()
+		c.former = nil
+	}
 	return lost || gone, err
 }
 
-// keepPid is Keep for RUNDIR/pid.
+// keepPid is Keep for RUNDIR/pid. The lock on the one before is held on to: to
+// a client that waits it is our life. One is enough, clients wait a minute.
 func (c *Claim) keepPid() (lost bool, err error) {
 	if !c.old && c.dir.top().has(Pid, c.pid) {
 		return false, nil
@@ -178,8 +188,8 @@ func (c *Claim) keepPid() (lost bool, err error) {
 		}
 	}
 	if pid != nil {
-		c.pid.Close() // which may be none
-		c.pid, c.old = pid, old
+		c.former.Close() // which may be none
+		c.former, c.pid, c.old = c.pid, pid, old
 	}
 	return true, err
 }
@@ -372,10 +382,10 @@ func (c *Claim) Release() error {
 	}
 	// Unlocked, and not only closed: a child that hangs in execve(2) has them
 	// too.
-	unix.Flock(int(c.pid.Fd()), unix.LOCK_UN)
-	unix.Flock(int(c.lock.Fd()), unix.LOCK_UN)
-	c.pid.Close()
-	c.lock.Close()
+	for _, file := range []*os.File{c.former, c.pid, c.lock} {
+		unix.Flock(int(file.Fd()), unix.LOCK_UN)
+		file.Close()
+	}
 	return first
 }
 

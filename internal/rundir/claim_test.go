@@ -191,6 +191,123 @@ func TestWitnessSeesTheDaemonDie(t *testing.T) {
 
 // Clients may probe as fast as they like: the next daemon starts all the same,
 // and while it holds its claim they never miss it.
+// Clients watch the daemon by a pid file that is replaced: somebody removed it,
+// or it was the last daemon's.
+func TestWitnessOfAPidFileThatIsReplaced(t *testing.T) {
+	dir := newDir(t)
+	c := claim(t, dir)
+	watch := func() <-chan struct{} {
+		t.Helper()
+		w, err := dir.Daemon()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w.Gone()
+	}
+	keep := func() {
+		t.Helper()
+		if lost, err := c.Keep(); !lost || err != nil {
+			t.Fatalf("keep: got %t, %v, want true", lost, err)
+		}
+	}
+	ended := func(gone <-chan struct{}, when string) {
+		t.Helper()
+		select {
+		case <-gone:
+		case <-time.After(soon):
+			t.Errorf("%s: no end after %v", when, soon)
+		}
+	}
+	gone := watch()
+	if err := os.Remove(filepath.Join(dir.Path(), Pid)); err != nil {
+		t.Fatal(err)
+	}
+	keep()
+	select {
+	case <-gone:
+		t.Error("the file is removed, and the daemon taken for dead")
+	case <-time.After(50 * time.Millisecond):
+	}
+	// The old directory is not ours any more, and is let go.
+	second := watch()
+	if err := os.Rename(dir.Path(), dir.Path()+"-aside"); err != nil {
+		t.Fatal(err)
+	}
+	keep()
+	ended(gone, "another directory, first file")
+	ended(second, "another directory, second file")
+
+	third := watch()
+	if err := os.Remove(filepath.Join(dir.Path(), Pid)); err != nil {
+		t.Fatal(err)
+	}
+	keep()
+	if err := c.Release(); err != nil {
+		t.Error(err)
+	}
+	ended(third, "release")
+}
+
+// Clients may probe as fast as they like: the next daemon starts all the same,
+// and while it holds its claim they never miss it.
+// A pid file that was taken away, or that was the last daemon's, is replaced
+// while clients watch the daemon by the old one.
+func TestWitnessOfAPidFileThatIsReplacedSeesNoEnd(t *testing.T) {
+	for _, end := range []struct {
+		name string
+		do   func(t *testing.T, dir *Dir, c *Claim)
+		gone bool
+	}{
+		{"none", func(*testing.T, *Dir, *Claim) {}, false},
+		{"release", func(t *testing.T, _ *Dir, c *Claim) {
+			if err := c.Release(); err != nil {
+				t.Error(err)
+			}
+		}, true},
+		{"another directory in the place", func(t *testing.T, dir *Dir, c *Claim) {
+			if err := os.Rename(dir.Path(), dir.Path()+"-aside"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Keep(); err != nil {
+				t.Error(err)
+			}
+		}, true},
+	} {
+		t.Run(end.name, func(t *testing.T) {
+			dir := newDir(t)
+			c := claim(t, dir)
+			witness, err := dir.Daemon()
+			if err != nil {
+				t.Fatal(err)
+			}
+			gone := witness.Gone()
+			if err := os.Remove(filepath.Join(dir.Path(), Pid)); err != nil {
+				t.Fatal(err)
+			}
+			if lost, err := c.Keep(); !lost || err != nil {
+				t.Fatalf("keep: got %t, %v, want true", lost, err)
+			}
+			end.do(t, dir, c)
+			patience := 100 * time.Millisecond
+			if end.gone {
+				patience = soon
+			}
+			select {
+			case <-gone:
+				if !end.gone {
+					t.Error("the daemon lives, and its witness sees it gone")
+				}
+			case <-time.After(patience):
+				if end.gone {
+					t.Error("the witness sees no end")
+				}
+			}
+			c.Release()
+			<-gone
+		})
+	}
+}
+
 func TestClientsThatProbeKeepNobodyFromStarting(t *testing.T) {
 	dir := newDir(t)
 	put(t, dir.Path()+"/keep", "") // so that the directory stays
