@@ -36,7 +36,7 @@ type Adoption struct {
 // that started it (execve(2) keeps children), is watched like any other.
 func (r *Reaper) Adopt(a Adoption) Process {
 	exited := exits(a.Exited)
-	c := &child{exited: exited}
+	c := child{exited: exited}
 	if !r.keep(a, c) {
 		r.adopt(a, c)
 	}
@@ -57,7 +57,7 @@ func (r *Reaper) Expect(pids ...int) {
 
 // keep takes over a process that is our own child, or a group of one, and
 // tells whether it was.
-func (r *Reaper) keep(a Adoption, c *child) bool {
+func (r *Reaper) keep(a Adoption, c child) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.missed == nil {
@@ -65,11 +65,10 @@ func (r *Reaper) keep(a Adoption, c *child) bool {
 	}
 	if !a.Led {
 		// Nobody has reaped since then, so the number is still the group's.
-		c.ended = time.Now()
 		if empty(a.Group) {
 			c.exited <- Exit{Drained: true}
 		} else {
-			r.draining[a.Group] = c
+			r.draining[a.Group] = leftover{c, time.Now()}
 		}
 		return true
 	}

@@ -57,7 +57,7 @@ func isChild(a Adoption) bool {
 
 // adopt takes over a process that is not our child. It reads the process
 // table without mu; only we give out this adoption, so nothing races with it.
-func (r *Reaper) adopt(a Adoption, c *child) {
+func (r *Reaper) adopt(a Adoption, c child) {
 	c.away = &away{Adoption: a, fd: -1}
 	status := Unknown
 	if a.Led {
@@ -70,26 +70,26 @@ func (r *Reaper) adopt(a Adoption, c *child) {
 			return
 		}
 	}
-	c.ended = time.Now()
-	alone := c.away.empty(r.table(c.ended))
+	l := leftover{c, time.Now()}
+	alone := c.away.empty(r.table(l.ended))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.part(c, status, alone)
+	r.part(l, status, alone)
 }
 
 // part is what becomes of an adopted process when its main process has ended.
 // Called with mu held.
-func (r *Reaper) part(c *child, status syscall.WaitStatus, alone bool) {
-	delete(r.main, c.away.Group)
+func (r *Reaper) part(l leftover, status syscall.WaitStatus, alone bool) {
+	delete(r.main, l.away.Group)
 	if !alone {
-		r.draining[c.away.Group] = c
+		r.draining[l.away.Group] = l
 	} else {
-		c.away.close()
+		l.away.close()
 	}
-	if c.away.Led {
-		c.exited <- Exit{Status: status, Alone: alone}
+	if l.away.Led {
+		l.exited <- Exit{Status: status, Alone: alone}
 	} else if alone {
-		c.exited <- Exit{Drained: true}
+		l.exited <- Exit{Drained: true}
 	}
 }
 
@@ -315,17 +315,17 @@ type adopted struct {
 	poll *os.File
 	fd   int
 	wait sync.WaitGroup
-	by   map[int32]*child // by handle
-	bare map[int]*child   // those without one, by number; they are looked at each second
+	by   map[int32]child // by handle
+	bare map[int]child   // those without one, by number; they are looked at each second
 	done chan struct{}
 }
 
 // watch begins to wait for the end of an adopted main process. Called with mu
 // held.
-func (r *Reaper) watch(c *child) {
+func (r *Reaper) watch(c child) {
 	w := &r.adopted
 	if w.done == nil {
-		w.by, w.bare, w.done = make(map[int32]*child), make(map[int]*child), make(chan struct{})
+		w.by, w.bare, w.done = make(map[int32]child), make(map[int]child), make(chan struct{})
 		if fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
 			unix.SetNonblock(fd, true) // which os.NewFile asks for
 			w.fd, w.poll = fd, os.NewFile(uintptr(fd), "epoll")
@@ -362,10 +362,10 @@ func (r *Reaper) hear() {
 		if err != nil {
 			return // closed
 		}
-		var ended []*child
+		var ended []child
 		r.mu.Lock()
 		for _, event := range events[:n] {
-			if c := r.adopted.by[event.Fd]; c != nil {
+			if c, ok := r.adopted.by[event.Fd]; ok {
 				unix.EpollCtl(r.adopted.fd, unix.EPOLL_CTL_DEL, int(event.Fd), nil)
 				delete(r.adopted.by, event.Fd)
 				ended = append(ended, c)
@@ -386,7 +386,7 @@ func (r *Reaper) look() {
 		case <-r.adopted.done:
 			return
 		}
-		var ended []*child
+		var ended []child
 		r.mu.Lock()
 		for pid, c := range r.adopted.bare {
 			fd, _, err := openMain(c.away.Adoption)
@@ -409,7 +409,7 @@ func (r *Reaper) look() {
 
 // depart tells of main processes that have ended. The process table is read
 // once for all of them, and without mu.
-func (r *Reaper) depart(ended []*child) {
+func (r *Reaper) depart(ended []child) {
 	if len(ended) == 0 {
 		return
 	}
@@ -420,8 +420,7 @@ func (r *Reaper) depart(ended []*child) {
 	for _, c := range ended {
 		status, alone := c.away.status(), c.away.empty(t)
 		r.mu.Lock()
-		c.ended = now
-		r.part(c, status, alone)
+		r.part(leftover{c, now}, status, alone)
 		r.mu.Unlock()
 	}
 }

@@ -770,7 +770,8 @@ func TestExpectedExitIsNotLostBeforeItsAdoption(t *testing.T) {
 			if test.path == "" {
 				w.quiet(p)
 				w.Reaper.mu.Lock()
-				own := w.main[a.Group] != nil && w.main[a.Group].away == nil
+				c, known := w.main[a.Group]
+				own := known && c.away == nil
 				w.Reaper.mu.Unlock()
 				if !own {
 					t.Error("it is not watched as our own child")

@@ -47,7 +47,7 @@ func TestEveryGroupIsNotLookedAtForEveryOrphan(t *testing.T) {
 		if _, err := syscall.Wait4(leader, nil, 0, nil); err != nil {
 			t.Fatal(err)
 		}
-		r.draining[leader] = &child{exited: make(chan Exit, 2)}
+		r.draining[leader] = leftover{child: child{exited: make(chan Exit, 2)}}
 	}
 
 	// Of this thread, so that others on the machine do not count.

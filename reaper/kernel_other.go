@@ -52,7 +52,7 @@ func (*away) empty(*table) bool             { return true }
 func (r *Reaper) table(time.Time) *table    { return nil }
 func (r *Reaper) dismiss()                  {}
 
-func (r *Reaper) adopt(a Adoption, c *child) {
+func (r *Reaper) adopt(a Adoption, c child) {
 	if a.Led {
 		c.exited <- Exit{Status: Unknown, Alone: true}
 	} else {

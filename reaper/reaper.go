@@ -44,11 +44,17 @@ type Process struct {
 	Exited <-chan Exit
 }
 
-// child is the reaper's side of a Process.
+// child is the reaper's side of a Process. There may be very many, so the table
+// holds them themselves and not pointers to them.
 type child struct {
 	exited chan<- Exit
-	ended  time.Time // when the main process was seen to have ended
-	away   *away     // it was adopted, and is not our child; nil otherwise
+	away   *away // it was adopted, and is not our child; nil otherwise
+}
+
+// leftover is what a main process left behind in its group.
+type leftover struct {
+	child
+	ended time.Time // when the main process was seen to have ended
 }
 
 // exits is the channel for the exits of a process: the caller's, or one for it
@@ -81,9 +87,9 @@ type Reaper struct {
 	// time: as long as it is held, no number that the tables know can be
 	// given to another process by the kernel. It is never held over a fork.
 	mu       sync.Mutex
-	over     bool           // Run has returned: what ends now is not ours to reap
-	main     map[int]*child // main processes not yet reaped
-	draining map[int]*child // groups whose main process has been reaped
+	over     bool             // Run has returned: what ends now is not ours to reap
+	main     map[int]child    // main processes not yet reaped
+	draining map[int]leftover // groups whose main process has been reaped
 	// Between a fork and its return the number of the child is not known
 	// here, but the child may already have ended and been reaped. As long
 	// as forks are on their way, exits of unknown processes are kept, with
@@ -149,8 +155,8 @@ func New(report func(Fact)) (*Reaper, error) {
 		again:    make(chan struct{}, 1),
 		ends:     make(chan struct{}, 1),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
-		main:     make(map[int]*child),
-		draining: make(map[int]*child),
+		main:     make(map[int]child),
+		draining: make(map[int]leftover),
 		early:    make(map[int]earlyExit),
 	}, nil
 }
@@ -320,11 +326,10 @@ func (r *Reaper) reapSome(first int) (mainEnded bool, strangers []Reaped, more b
 
 // route hands an exit to its owner. Called with mu held; it does not block,
 // because each channel has room for all it will ever get.
-func (r *Reaper) route(pid int, c *child, status syscall.WaitStatus) {
+func (r *Reaper) route(pid int, c child, status syscall.WaitStatus) {
 	alone := empty(pid)
-	c.ended = time.Now()
 	if !alone {
-		r.draining[pid] = c
+		r.draining[pid] = leftover{c, time.Now()}
 	}
 	c.exited <- Exit{Status: status, Alone: alone}
 }
@@ -332,18 +337,18 @@ func (r *Reaper) route(pid int, c *child, status syscall.WaitStatus) {
 // drain looks whether a group that had lost its main process is empty now.
 // Called with mu held, after processes were reaped that may have been in one.
 func (r *Reaper) drain() {
-	for group, c := range r.draining {
-		if c.away == nil && empty(group) {
-			r.drained(group, c)
+	for group, l := range r.draining {
+		if l.away == nil && empty(group) {
+			r.drained(group, l)
 		}
 	}
 }
 
 // drained tells that a group is empty. Called with mu held.
-func (r *Reaper) drained(group int, c *child) {
+func (r *Reaper) drained(group int, l leftover) {
 	delete(r.draining, group)
-	c.away.close()
-	c.exited <- Exit{Drained: true}
+	l.away.close()
+	l.exited <- Exit{Drained: true}
 }
 
 // empty tells whether no process is left in a group, as kill(2) with signal 0
@@ -357,7 +362,7 @@ func empty(group int) bool { return unix.Kill(-group, 0) == unix.ESRCH }
 // do it.
 func (r *Reaper) Probe(group int, hard bool) {
 	r.mu.Lock()
-	c, left := r.draining[group]
+	l, left := r.draining[group]
 	r.mu.Unlock()
 	if !left {
 		return
@@ -366,14 +371,14 @@ func (r *Reaper) Probe(group int, hard bool) {
 	// old then, but who is dead does not come to life, and nobody joins a
 	// group from outside its session (setpgid(2)).
 	var dead bool
-	if c.away != nil {
-		dead = c.away.empty(r.table(c.ended))
+	if l.away != nil {
+		dead = l.away.empty(r.table(l.ended))
 	} else {
-		dead = hard && r.onlyZombies(group, c.ended)
+		dead = hard && r.onlyZombies(group, l.ended)
 	}
 	r.mu.Lock()
-	if r.draining[group] == c && (dead || c.away == nil && empty(group)) {
-		r.drained(group, c)
+	if r.draining[group] == l && (dead || l.away == nil && empty(group)) {
+		r.drained(group, l)
 	}
 	quiet := len(r.draining) == 0
 	r.mu.Unlock()
@@ -407,7 +412,9 @@ func (r *Reaper) SignalGroup(group int, sig unix.Signal) error {
 	defer r.mu.Unlock()
 	c, ok := r.main[group]
 	if !ok {
-		c, ok = r.draining[group]
+		var l leftover
+		l, ok = r.draining[group]
+		c = l.child
 	}
 	switch {
 	case !ok:

@@ -221,7 +221,7 @@ const forkTime = 50 * time.Millisecond
 
 func (r *Reaper) start(command Command) (Process, error) {
 	exited := exits(command.Exited)
-	c := &child{exited: exited}
+	c := child{exited: exited}
 	pid, mine, err := r.fork(command)
 
 	r.mu.Lock()
@@ -295,14 +295,14 @@ func (r *Reaper) begin() (mine uint64) {
 func (r *Reaper) forget(pid int, mine uint64) {
 	if pid > 0 {
 		r.mu.Lock()
-		r.enter(pid, &child{exited: exits(nil)}, mine)
+		r.enter(pid, child{exited: exits(nil)}, mine)
 		r.mu.Unlock()
 	}
 }
 
 // enter makes a child known, whose end may have been seen already. Called with
 // mu held.
-func (r *Reaper) enter(pid int, c *child, mine uint64) {
+func (r *Reaper) enter(pid int, c child, mine uint64) {
 	if e, ended := r.early[pid]; ended && e.forks >= mine {
 		delete(r.early, pid)
 		r.route(pid, c, e.status)
