@@ -40,9 +40,6 @@ func (s *Scanner) check() (due bool, next time.Duration) {
 	if s.covered {
 		s.hasten = s.slow
 	}
-	if s.config.Tick != nil {
-		s.config.Tick()
-	}
 	due = s.stale()
 	if !happened && !due && s.covered && s.content() && s.mood.CompareAndSwap(resting, calm) {
 		return false, s.calm
@@ -74,16 +71,16 @@ func (s *Scanner) content() bool {
 // doubtful lists the entries that may be put right without a change in the
 // directory.
 func (s *Scanner) doubtful() (names []string) {
-	for name, k := range s.known {
+	for k := range s.known.all() {
 		if k.entry.Bar != "" && !k.kept {
-			names = append(names, name)
+			names = append(names, k.entry.Name)
 		}
 	}
 	if s.config.Restless == nil {
 		return names
 	}
 	for _, name := range s.config.Restless() {
-		if k, ok := s.known[name]; ok && !k.kept && k.entry.Bar == "" {
+		if k := s.known.get(name); k.entry.Name != "" && !k.kept && k.entry.Bar == "" {
 			names = append(names, name)
 		}
 	}

@@ -147,9 +147,9 @@ func TestAfterAStirTheSlowCheckComesAgain(t *testing.T) {
 		t.Error("it was told although the slow check is near")
 	}
 	expect("the round after, in which it was stirred again", false)
-	c.s.config.Tick = c.s.Stir // whoever is told of the check has something left to do
+	c.s.config.Restless = func() []string { c.s.Stir(); return nil }
 	expect("a stir in the middle of the check", false)
-	c.s.config.Tick = nil
+	c.s.config.Restless = nil
 	expect("the round after that", false)
 	expect("and at rest", true)
 	c.s.covered = false
@@ -161,12 +161,12 @@ func TestAfterAStirTheSlowCheckComesAgain(t *testing.T) {
 	expect("a file system that does not answer", false)
 	delete(c.s.hung, "web")
 	expect("it has answered", true)
-	web := c.s.known["web"]
-	c.s.known["web"] = seen{entry: web.entry, missing: time.Now()}
+	web := c.s.known.get("web")
+	c.s.known.set(seen{entry: web.entry, missing: time.Now()})
 	expect("an entry that is missing", false)
-	c.s.known["web"] = seen{entry: web.entry, young: time.Now()}
+	c.s.known.set(seen{entry: web.entry, young: time.Now()})
 	expect("an entry that is perhaps being made", false)
-	c.s.known["web"] = web
+	c.s.known.set(web)
 	expect("an entry like others", true)
 
 	put(t, filepath.Join(c.dir, "new"), script, 0o755)
@@ -335,5 +335,34 @@ func TestWhatIsLostIsSoonLookedForAgain(t *testing.T) {
 	c.s.covered = false // on a file system that others may change
 	if _, next := c.s.check(); c.s.covered || next < c.s.slow {
 		t.Errorf("not covered for another reason: got covered %v, the next check in %v, want no hurry", c.s.covered, next)
+	}
+}
+
+// What a scan leaves behind is garbage when the tick comes.
+func TestTheTickComesAfterTheScan(t *testing.T) {
+	c := newCalming(t, services(t, "web")) // just made: the check has it read again
+	var scans atomic.Int64
+	report := c.s.config.Report
+	c.s.config.Report = func(f Fact) {
+		if _, ok := f.(Scanned); ok {
+			scans.Add(1)
+		}
+		report(f)
+	}
+	before := make(chan int64, 1)
+	c.s.config.Tick = func() {
+		select {
+		case before <- scans.Load():
+		default:
+		}
+	}
+	c.begin()
+	select {
+	case n := <-before:
+		if n != 2 {
+			t.Errorf("scans before the first tick: got %d, want the first and that of the check", n)
+		}
+	case <-time.After(soon):
+		t.Fatalf("no tick after %v", soon)
 	}
 }

@@ -55,7 +55,7 @@ func (s *Scanner) glance(names []string) bool {
 		}
 	}
 	for _, e := range entries {
-		s.known[e.Name] = seen{entry: e}
+		s.known.set(seen{entry: e})
 		s.config.Early(e)
 	}
 	s.owed = true

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -47,25 +48,27 @@ type Entry struct {
 // Stamp tells one state of an entry from another, and one entry from another.
 type Stamp struct {
 	ID      ID     // of the entry itself, be it a link
-	Link    bool   // it is one
-	Version uint64 // of all that stat(2) tells of it, and of what it leads to
+	Version uint64 // of all that stat(2) tells of it, and of what it leads to; odd: it is a link
 }
 
 // ID tells which file an entry is; it stays when the entry is renamed.
 type ID struct{ Dev, Ino uint64 }
 
 // seed makes versions of stamps: two states of an entry have the same one in
-// one of 2^64 cases.
+// one of 2^63 cases.
 var seed = maphash.MakeSeed()
 
 // stampOf makes a stamp of what lstat(2) and stat(2) say.
 func stampOf(link, file rundir.Stamp) Stamp {
-	return Stamp{
-		ID:      ID{link.Dev, link.Ino},
-		Link:    link.Mode&unix.S_IFMT == unix.S_IFLNK,
-		Version: maphash.Comparable(seed, [2]rundir.Stamp{link, file}),
+	version := maphash.Comparable(seed, [2]rundir.Stamp{link, file}) &^ 1
+	if link.Mode&unix.S_IFMT == unix.S_IFLNK {
+		version |= 1
 	}
+	return Stamp{ID{link.Dev, link.Ino}, version}
 }
+
+// link tells whether the entry is one.
+func (s Stamp) link() bool { return s.Version&1 != 0 }
 
 // How long things take.
 const (
@@ -144,7 +147,7 @@ type Config struct {
 	// was wrong with theirs when it was last looked at. It is asked at each
 	// slow check; nil is allowed.
 	Restless func() []string
-	// Tick is called at each slow check, for whoever else looks at the world
+	// Tick is called after each slow check, for whoever else looks at the world
 	// every five seconds; nil is allowed. It must not block. At rest the check
 	// is rare: whoever has something left to look at calls Stir.
 	Tick func()
@@ -178,7 +181,7 @@ type Scanner struct {
 	dir      ID                       // which directory was read last
 	dirStamp rundir.Stamp             // and in which state
 	read     time.Time                // and when
-	known    map[string]seen          // entries by name
+	known    known                    // entries by name
 	refused  map[string]bool          // names already told of
 	lost     bool                     // the directory could not be read last time
 	empty    bool                     // there was nothing in it last time
@@ -186,12 +189,58 @@ type Scanner struct {
 	hung     map[string]chan struct{} // entries nobody has an answer about, closed when there is
 }
 
-// seen is what the scanner remembers of an entry.
+// seen is what the scanner knows of an entry.
 type seen struct {
 	entry   Entry
 	missing time.Time // since when; zero: it is there
 	kept    bool      // it was in a directory that is no longer here
 	young   time.Time // since when it is new, and perhaps not finished; zero: told of
+}
+
+// known is the entries that the scanner remembers. There may be very many, and
+// of most there is little to remember.
+type known map[string]memory
+
+type memory struct {
+	stamp Stamp
+	all   *seen // nil: it can be run, is there, and has been told of
+}
+
+func (m memory) seen(name string) seen {
+	if m.all != nil {
+		return *m.all
+	}
+	return seen{entry: Entry{Name: name, Stamp: m.stamp}}
+}
+
+// get returns what is known of an entry, the zero seen if nothing is.
+func (k known) get(name string) seen {
+	m, ok := k[name]
+	if !ok {
+		return seen{}
+	}
+	return m.seen(name)
+}
+
+// set remembers an entry.
+func (k known) set(s seen) {
+	m := memory{stamp: s.entry.Stamp}
+	if s != m.seen(s.entry.Name) {
+		all := s // not s itself: that would be allocated each time
+		m.all = &all
+	}
+	k[s.entry.Name] = m
+}
+
+// all goes through all of them, which may be set and deleted meanwhile.
+func (k known) all() iter.Seq[seen] {
+	return func(yield func(seen) bool) {
+		for name, m := range k {
+			if !yield(m.seen(name)) {
+				return
+			}
+		}
+	}
 }
 
 // New makes a scanner. The directory must be there: an error otherwise.
@@ -210,7 +259,7 @@ func New(config Config) (*Scanner, error) {
 		slow:    Slow,
 		hasten:  Slow,
 		calm:    Calm,
-		known:   make(map[string]seen),
+		known:   make(known),
 		refused: make(map[string]bool),
 		hung:    make(map[string]chan struct{}),
 	}, nil
@@ -240,12 +289,13 @@ func (s *Scanner) Run(ctx context.Context) error {
 	grace.Stop()
 	var quiet <-chan time.Time // set while the pause after a scan lasts
 	due := true                // a scan is wanted
+	tick := false              // and Tick is, after it
 	soon := false              // the slow check is about to come
 	s.first = true
 	// Before anything can be lost without a word; what is lost already is for
 	// whoever gets the Tick.
-	if s.cover(); !s.covered && s.config.Tick != nil {
-		s.config.Tick()
+	if s.cover(); !s.covered {
+		s.tick()
 	}
 	for {
 		if due && quiet == nil {
@@ -257,6 +307,10 @@ func (s *Scanner) Run(ctx context.Context) error {
 			if until := s.nextLook(); !until.IsZero() {
 				grace.Reset(time.Until(until))
 			}
+		}
+		if tick && !due {
+			tick = false
+			s.tick()
 		}
 		select {
 		case <-ctx.Done():
@@ -297,8 +351,14 @@ func (s *Scanner) Run(ctx context.Context) error {
 			soon = false
 			stale, next := s.check()
 			slow.Reset(next)
-			due = due || stale
+			due, tick = due || stale, true
 		}
+	}
+}
+
+func (s *Scanner) tick() {
+	if s.config.Tick != nil {
+		s.config.Tick()
 	}
 }
 
@@ -323,7 +383,7 @@ func (s *Scanner) stale() bool {
 }
 
 // entry is what is known of an entry.
-func (s *Scanner) entry(name string) Entry { return s.known[name].entry }
+func (s *Scanner) entry(name string) Entry { return s.known.get(name).entry }
 
 // look reads entries anew, of which old is what is known; the zero Entry stands
 // for one that is not there. A file system that does not answer is waited for a
@@ -529,10 +589,10 @@ func (s *Scanner) scan() {
 // keepMissed keeps what was just missed, which went with the directory, and
 // tells whether there was anything.
 func (s *Scanner) keepMissed() (found bool) {
-	for name, k := range s.known {
+	for k := range s.known.all() {
 		if !k.missing.IsZero() {
 			k.entry.Gone = false
-			s.known[name] = seen{entry: k.entry, kept: true}
+			s.known.set(seen{entry: k.entry, kept: true})
 			found = true
 		}
 	}
@@ -585,7 +645,7 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 			continue // gone since the directory was read
 		}
 		name := services[i]
-		old := s.known[name]
+		old := s.known.get(name)
 		here[name] = true
 		k := seen{entry: e}
 		if wait := e.patience(); wait > 0 && !s.first {
@@ -600,11 +660,12 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 		if told != tell || tell && (e != old.entry || old.kept) {
 			changed = true
 		}
-		s.known[name] = k
+		s.known.set(k)
 	}
 	maps.DeleteFunc(s.refused, func(name string, _ bool) bool { return !slices.Contains(names, name) })
 
-	for name, k := range s.known {
+	for k := range s.known.all() {
+		name := k.entry.Name
 		if here[name] || k.kept && !moved {
 			continue
 		}
@@ -628,7 +689,7 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 		default:
 			continue
 		}
-		s.known[name] = k
+		s.known.set(k)
 		changed = true
 	}
 	slices.Sort(kept)
@@ -637,7 +698,7 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 
 // patience is how long a new entry has to stay as it is before it is told of.
 func (e Entry) patience() time.Duration {
-	if e.Bar != "" || e.Stamp.Link && passing(e.Name) {
+	if e.Bar != "" || e.Stamp.link() && passing(e.Name) {
 		return settle
 	}
 	return 0
@@ -667,7 +728,7 @@ func (s *Scanner) nextLook() time.Time {
 			next = at
 		}
 	}
-	for _, k := range s.known {
+	for k := range s.known.all() {
 		sooner(k.missing, Grace)
 		sooner(k.young, k.entry.patience())
 	}
@@ -676,7 +737,7 @@ func (s *Scanner) nextLook() time.Time {
 
 func (s *Scanner) snapshot() []Entry {
 	entries := make([]Entry, 0, len(s.known))
-	for _, k := range s.known {
+	for k := range s.known.all() {
 		if k.young.IsZero() {
 			entries = append(entries, k.entry)
 		}

@@ -72,7 +72,7 @@ func (k *keeper) keep() bool {
 func (k *keeper) tidy(rest bool) bool {
 	enough := k.garbage + k.garbage/2 + 1<<20
 	if rest {
-		enough = k.garbage + k.garbage/16 + 128<<10
+		enough = k.garbage + k.garbage/64 + 128<<10
 	}
 	if occupied() < enough && !(rest && spare() > 2<<20) {
 		return true
