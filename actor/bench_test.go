@@ -17,7 +17,7 @@ func transitions(do func(what string, s State, e Event)) {
 	at := Moment(1000 * time.Second)
 	for _, p := range Phases {
 		for _, w := range Wants {
-			s := State{Phase: p, Want: w, Since: at.Add(-2 * time.Second), Due: at, Retry: time.Second}
+			s := State{Phase: p, Want: w, Since: at.Add(-2 * time.Second), Due: at}
 			if p == Up || p == Stopping {
 				s.Pid, s.Group, s.KillAt = 7, 7, at.Add(time.Second)
 			}

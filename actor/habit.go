@@ -13,7 +13,7 @@ import (
 type habit struct {
 	file   rundir.Version // the program that was last started
 	ran    rundir.Version // the one that last lived long enough to show, on any machine
-	called int            // how often it did
+	called int32          // how often it did
 }
 
 // begun is called at the beginning of a run, with the path of what is run.
@@ -31,7 +31,7 @@ func (h *habit) calls() int {
 	if h.ran != h.file || h.file == 0 {
 		return -1
 	}
-	return h.called
+	return int(h.called)
 }
 
 // ended is called when a run is over, or is to be, after so much life. It
@@ -41,7 +41,7 @@ func (h *habit) ended(wait rundir.Wait, life time.Duration) (waited time.Duratio
 	waited = min(wait.At(rundir.Clock()), life)
 	h.ran = 0
 	if life-waited >= forgiven && wait.Since == 0 {
-		h.ran, h.called = h.file, wait.Calls
+		h.ran, h.called = h.file, int32(wait.Calls)
 	}
 	return waited
 }

@@ -106,8 +106,8 @@ func walk(t *testing.T, choices []byte) {
 		if s.Phase == Blocked && s.Bar == "" && s.Due.IsZero() {
 			fail("blocked for no known reason, for ever")
 		}
-		if s.Phase == Backoff && (s.Retry <= 0 || s.Retry > 30*time.Second) {
-			fail("delay %v", s.Retry)
+		if s.Phase == Backoff && (s.Retry() <= 0 || s.Retry() > 30*time.Second) {
+			fail("delay %v", s.Retry())
 		}
 		if !has && s.Phase != Up && (!s.KillAt.IsZero() || !s.Killed.IsZero()) {
 			fail("a stop goes on without a process")
@@ -204,7 +204,7 @@ func TestStepKeepsItsLaws(t *testing.T) {
 func TestStepIsTotal(t *testing.T) {
 	for _, p := range Phases {
 		for _, w := range Wants {
-			for _, pid := range []int{0, 9} {
+			for _, pid := range []int32{0, 9} {
 				for _, h := range happenings() {
 					s := State{Phase: p, Want: w, Pid: pid, Group: pid}
 					_, effects := Step(s, h.event)
@@ -236,8 +236,8 @@ func life(t *testing.T, lives ...time.Duration) []time.Duration {
 		delay := time.Duration(0)
 		if s.Phase == Backoff {
 			delay = s.Due.Sub(now)
-			if delay != s.Retry {
-				t.Errorf("retry-in %v, but due in %v", s.Retry, delay)
+			if delay != s.Retry() {
+				t.Errorf("retry-in %v, but due in %v", s.Retry(), delay)
 			}
 			now = s.Due
 			s, effects = Step(s, Event{Kind: Timer, At: now})
@@ -277,8 +277,8 @@ func TestAStopEndsARunOfFailures(t *testing.T) {
 	s, _ = Step(s, Event{Kind: Start, At: t0})
 	s, _ = Step(s, Event{Kind: Started, At: t0, Pid: 9})
 	s, _ = Step(s, Event{Kind: Exited, At: t0, Alone: true})
-	if s.Retry != time.Second {
-		t.Errorf("got a delay of %v, want 1s", s.Retry)
+	if s.Retry() != time.Second {
+		t.Errorf("got a delay of %v, want 1s", s.Retry())
 	}
 }
 

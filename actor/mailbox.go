@@ -6,8 +6,13 @@ import "sync"
 // that actors cannot wait for each other in a circle; what is put is bounded
 // by nature: requests that clients wait for, changes of files.
 type mailbox[T any] struct {
-	mu    sync.Mutex // guards queue between senders and the reader
-	queue []T
+	mu   sync.Mutex // guards last between senders and the reader
+	last *letter[T] // nil: it is empty, as most are most of the time
+}
+
+type letter[T any] struct {
+	message T
+	before  *letter[T]
 }
 
 // put adds a message. If it is the first since the last take, whoever puts it
@@ -15,15 +20,24 @@ type mailbox[T any] struct {
 func (m *mailbox[T]) put(message T) (first bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.queue = append(m.queue, message)
-	return len(m.queue) == 1
+	m.last = &letter[T]{message, m.last}
+	return m.last.before == nil
 }
 
 // take returns all messages, the oldest first.
 func (m *mailbox[T]) take() []T {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	queue := m.queue
-	m.queue = nil
-	return queue
+	last := m.last
+	m.last = nil
+	m.mu.Unlock()
+	count := 0
+	for l := last; l != nil; l = l.before {
+		count++
+	}
+	messages := make([]T, count)
+	for l := last; l != nil; l = l.before {
+		count--
+		messages[count] = l.message
+	}
+	return messages
 }

@@ -36,18 +36,18 @@ func (s State) record(now Moment, clock time.Duration) rundir.Record {
 	return rundir.Record{
 		Phase:     s.Phase.String(),
 		Wanted:    s.Want.String(),
-		Pid:       s.Pid,
-		Group:     s.Group,
+		Pid:       int(s.Pid),
+		Group:     int(s.Group),
 		Since:     moment(s.Since),
 		Due:       moment(s.Due),
 		KillAt:    moment(s.KillAt),
 		Killed:    moment(s.Killed),
 		NotBefore: moment(s.NotBefore),
 		Ended:     moment(s.Ended),
-		Retry:     s.Retry,
-		Failures:  s.Failures,
-		Starts:    s.Starts,
-		Restarts:  s.Restarts,
+		Retry:     s.Retry(),
+		Failures:  int(s.Failures),
+		Starts:    int(s.Starts),
+		Restarts:  int(s.Restarts),
 		LastExit:  s.LastExit,
 		Cause:     s.Why(),
 	}
@@ -73,12 +73,12 @@ func restored(r rundir.Record, now Moment, clock time.Duration) (s State, ok boo
 			s.Want = w
 		}
 	}
-	s.Pid, s.Group = r.Pid, r.Group
+	s.Pid, s.Group = int32(r.Pid), int32(r.Group)
 	s.Since, s.Due = moment(r.Since), moment(r.Due)
 	s.KillAt, s.Killed = moment(r.KillAt), moment(r.Killed)
 	s.NotBefore, s.Ended = moment(r.NotBefore), moment(r.Ended)
-	s.Failures = min(r.Failures, len(delays))
-	s.Retry, s.Starts, s.Restarts = r.Retry, r.Starts, r.Restarts
+	s.Failures = int32(min(r.Failures, len(delays)))
+	s.Starts, s.Restarts = int32(r.Starts), int32(r.Restarts)
 	s.LastExit, s.Cause = r.LastExit, r.Cause
 
 	runs := s.Phase == Up || s.Phase == Stopping
@@ -121,14 +121,14 @@ func (s *Service) resume(past rundir.Record) {
 		if state.Pid == 0 {
 			f.Remove(rundir.Pid, rundir.Syspid)
 		} else if f.Has(rundir.Pid) && f.Has(rundir.Syspid) {
-			s.shownPid = int32(state.Pid)
+			s.shownPid = state.Pid
 		}
 		f.Close()
 	}
 	s.attend()
 	if state.Group != 0 {
 		s.config.Processes.Adopt(reaper.Adoption{
-			Group: state.Group, Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(), Exited: s.news,
+			Group: int(state.Group), Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(), Exited: s.news,
 		})
 	}
 	var missed []Event
@@ -168,11 +168,12 @@ func (s *Service) anew(hold rundir.Hold, same bool) *Event {
 	}
 	switch want := s.state.Want; {
 	case s.state.starting():
-		if s.unsure = s.from != 0; s.unsure {
-			s.unfit, s.state.Bar = s.state.Bar, ""
+		if s.from != 0 {
+			// Held meanwhile: what is not there is not to be made.
+			held := hold != rundir.NoHold && hold != rundir.HoldOnce
+			s.legacy = &legacy{lapse: held || want == WantOnce, unfit: s.state.Bar}
+			s.state.Bar = ""
 		}
-		// Held meanwhile: what is not there is not to be made.
-		s.lapse = want == WantOnce || hold != rundir.NoHold && hold != rundir.HoldOnce
 		s.state.Want = WantDown
 		if want == WantOnce {
 			return &Event{Kind: Once}
@@ -217,8 +218,9 @@ func (s *Service) mark() string {
 // It may be there although its file cannot be run by now: only after this may
 // that be a reason to start nothing.
 func (s *Service) found() (answer Event, known bool) {
-	s.unsure = false
-	s.state.Bar, s.unfit = s.unfit, ""
+	left := s.legacy
+	s.legacy = nil
+	s.state.Bar = left.unfit
 	a, found := s.config.Processes.Find(s.mark(), s.from)
 	if found {
 		s.from, s.to = a.From, a.To
@@ -226,8 +228,8 @@ func (s *Service) found() (answer Event, known bool) {
 		s.config.Processes.Adopt(a)
 		return Event{Kind: Started, Pid: a.Group}, true
 	}
-	if s.lapse {
-		s.from, s.lapse = 0, false
+	if left.lapse {
+		s.from = 0
 		return Event{Kind: Refused, Refusal: Lapsed, Cause: "sysmgr was killed while it started this, which may have run"}, true
 	}
 	if s.state.Bar != "" {

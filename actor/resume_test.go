@@ -42,15 +42,14 @@ func anyState(t *rapid.T, now Moment) State {
 		Killed:    maybe("killed"),
 		NotBefore: maybe("not-before"),
 		Ended:     maybe("ended"),
-		Retry:     time.Duration(rapid.Int64Range(0, int64(30*time.Second)).Draw(t, "retry")),
-		Failures:  rapid.IntRange(0, len(delays)).Draw(t, "failures"),
-		Starts:    rapid.IntRange(0, 1<<30).Draw(t, "starts"),
-		Restarts:  rapid.IntRange(0, 1<<30).Draw(t, "restarts"),
+		Failures:  rapid.Int32Range(0, int32(len(delays))).Draw(t, "failures"),
+		Starts:    rapid.Int32Range(0, 1<<30).Draw(t, "starts"),
+		Restarts:  rapid.Int32Range(0, 1<<30).Draw(t, "restarts"),
 		LastExit:  rapid.SampledFrom([]string{"", "exit 1", "killed by KILL", "unknown"}).Draw(t, "exit"),
 		Cause:     rapid.SampledFrom([]string{"", "asked to stop", stuck, "\"quoted\" / cause\n"}).Draw(t, "cause"),
 	}
 	if s.Phase == Up || s.Phase == Stopping {
-		s.Group = rapid.IntRange(2, 1<<22).Draw(t, "group")
+		s.Group = rapid.Int32Range(2, 1<<22).Draw(t, "group")
 		if s.Phase == Up || rapid.Bool().Draw(t, "led") {
 			s.Pid = s.Group
 		}
@@ -136,7 +135,7 @@ func TestAStateComesBackFromItsRecord(t *testing.T) {
 func TestTheWordsOfACauseComeBack(t *testing.T) {
 	now := Now()
 	before := State{
-		Phase: Backoff, Want: WantUp, Since: now, Due: now.Add(time.Second), Retry: time.Second,
+		Phase: Backoff, Want: WantUp, Since: now, Due: now.Add(time.Second),
 		Cause: byItself, LastExit: "exit 3", Life: 200 * time.Millisecond, Waited: 4 * time.Second, Bar: "not executable",
 	}
 	after, ok := restored(before.record(now, time.Hour), now, time.Hour)
@@ -223,9 +222,9 @@ func past(name string, s State, p *fake) rundir.Record {
 		s.Since = now.Add(-time.Minute)
 	}
 	if s.Phase == Up || s.Phase == Stopping {
-		s.Group = p.pid
+		s.Group = int32(p.pid)
 		if p.main {
-			s.Pid = p.pid
+			s.Pid = int32(p.pid)
 		}
 	}
 	if (s.Phase == Stopping || s.Phase == Backoff) && s.Due.IsZero() {
@@ -720,7 +719,7 @@ func TestBackoffGoesOnWithWhatIsLeftOfIt(t *testing.T) {
 		now := Now()
 		b.kernel.life = 1
 		r := past("web", State{
-			Phase: Backoff, Want: WantUp, Since: now.Add(-30 * time.Second), Due: now.Add(30 * time.Second), Retry: time.Minute,
+			Phase: Backoff, Want: WantUp, Since: now.Add(-30 * time.Second), Due: now.Add(30 * time.Second),
 			Failures: 3, Cause: "exit 1 after 0s", LastExit: "exit 1", Starts: 9,
 		}, nil)
 		s := b.resume(r, "")
@@ -747,7 +746,7 @@ func TestBackoffGoesOnWithWhatIsLeftOfIt(t *testing.T) {
 		b.expect("web", "up")
 	})
 	resumed(t, "over meanwhile", func(t *testing.T, b *bench) {
-		r := past("web", State{Phase: Backoff, Want: WantUp, Due: Now().Add(-time.Second), Retry: time.Second}, nil)
+		r := past("web", State{Phase: Backoff, Want: WantUp, Due: Now().Add(-time.Second)}, nil)
 		b.resume(r, "")
 		b.expect("web", "up")
 		b.check(0, 1)

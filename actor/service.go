@@ -2,6 +2,7 @@ package actor
 
 import (
 	"errors"
+	"hash/maphash"
 	"os"
 	"path/filepath"
 	"sync"
@@ -173,21 +174,17 @@ type Service struct {
 	news   chan reaper.Exit // all that the actor waits for: exits, and rung
 	ended  func(name string, swept bool)
 
-	resuming *rundir.Record // what the daemon before this one left of it; nil once it is taken over
+	legacy *legacy // what the daemon before this one left of it; nil once it is taken over
 
 	state State
 	alarm *time.Timer   // rings when something is due; nil: nothing is
 	guard *rundir.Guard // held from before a fork until the state is published
 
-	// While something is handled: the service's folder, and what was in it
-	// when it was opened.
-	folder *rundir.Folder
-	there  rundir.Content
+	folder *rundir.Folder // while something is handled: the service's
 
 	from, to time.Duration // its main process was made between these; see rundir.Record
-	unfit    string        // why the start is not to be made either, as the scanner says, if it is unsure; see found
 
-	shown    face     // what the status file says
+	shown    sight    // what the status file says
 	shownPid int32    // what the pid files say, or unknownPid
 	slot     int32    // of its record; 0: none yet
 	answers  *answers // nil: nobody has asked for anything
@@ -196,8 +193,6 @@ type Service struct {
 
 	// There may be very many services: what takes a byte stands together.
 	turn      bool // it has one of config.turns, as long as a guard may be held
-	unsure    bool // a start was under way when the last daemon ended
-	lapse     bool // and is not to be made if it was not
 	stale     bool // pid may name a process of an earlier run: it could not be removed
 	owed      bool // the status is to be written soon: see brief
 	unwritten bool // the last try to publish failed
@@ -205,7 +200,8 @@ type Service struct {
 	retired   bool
 	attended  bool
 
-	free atomic.Bool // it waits, is to be kept alive, and knows of no lock; see Tell
+	there rundir.Content // what was in the folder when it was opened
+	free  atomic.Bool    // it waits, is to be kept alive, and knows of no lock; see Tell
 }
 
 // unknownPid stands for pid files of which only some may have been written or
@@ -230,8 +226,23 @@ type face struct {
 	cause  string
 }
 
-func (s State) face() face {
-	return face{s.Phase, s.Want, !s.Killed.IsZero(), int32(s.Pid), int32(s.Starts), s.Cause}
+// sight is a face in eight bytes: two of them are the same in one of 2^64 cases.
+type sight uint64
+
+func (s State) sight() sight {
+	return sight(maphash.Comparable(seed, face{s.Phase, s.Want, !s.Killed.IsZero(), s.Pid, s.Starts, s.Cause}))
+}
+
+// seed makes sights.
+var seed = maphash.MakeSeed()
+
+// legacy is what the last daemon has left of a service: its record, and when
+// that is taken over, a start that was under way, of which nobody saw what came.
+// See found.
+type legacy struct {
+	record rundir.Record
+	lapse  bool   // the start is not to be made if it was not
+	unfit  string // nor if it cannot be, as the scanner says
 }
 
 // NewService makes the actor of a service. bar is why its entry cannot be
@@ -248,7 +259,7 @@ func NewService(config *Config, name, bar string) *Service {
 // where that one was interrupted.
 func Resume(config *Config, past rundir.Record, bar string) *Service {
 	s := NewService(config, past.Name, bar)
-	s.resuming = &past
+	s.legacy = &legacy{record: past}
 	return s
 }
 
@@ -304,9 +315,9 @@ func (s *Service) Go(first Want, ended func(name string, swept bool)) {
 	go func() {
 		s.takeTurn(first != WantDown)
 		grow(0)
-		if past := s.resuming; past != nil {
-			s.resuming = nil
-			s.resume(*past)
+		if past := s.legacy; past != nil {
+			s.legacy = nil
+			s.resume(past.record)
 		} else {
 			s.begin(first)
 		}
@@ -676,11 +687,11 @@ func (s *Service) handle(e Event, show bool) {
 			case Spawn:
 				e, more = s.complete(s.spawn()), true
 			case Tell:
-				s.config.Processes.Signal(s.state.Pid, effect.Signal)
+				s.config.Processes.Signal(int(s.state.Pid), effect.Signal)
 			case TellGroup:
-				s.config.Processes.SignalGroup(s.state.Group, effect.Signal)
+				s.config.Processes.SignalGroup(int(s.state.Group), effect.Signal)
 			case Probe, ProbeHard:
-				s.config.Processes.Probe(s.state.Group, effect.Action == ProbeHard)
+				s.config.Processes.Probe(int(s.state.Group), effect.Action == ProbeHard)
 			case Retire:
 				s.retired = true
 			}
@@ -693,7 +704,7 @@ func (s *Service) handle(e Event, show bool) {
 	case s.retired:
 	case show || s.unwritten:
 		s.publish()
-	case s.state.face() == s.shown:
+	case s.state.sight() == s.shown:
 	case before.Phase == Up && s.state.Phase == Stopping && s.state.Pid != 0:
 		// Most stops are over before anybody could have read of them.
 		s.owed = true
@@ -848,7 +859,7 @@ func (s *Service) spawn() Event {
 		}
 		s.guard = guard
 	}
-	if s.unsure {
+	if s.legacy != nil {
 		if e, known := s.found(); known {
 			return e
 		}
@@ -897,7 +908,7 @@ func (s *Service) grab() (*rundir.Guard, error) {
 		return f.Grab()
 	}
 	guard, err := try()
-	for waited := time.Duration(0); s.unsure && errors.Is(err, rundir.ErrGrabbed); waited += grabAgain {
+	for waited := time.Duration(0); s.legacy != nil && errors.Is(err, rundir.ErrGrabbed); waited += grabAgain {
 		if waited == 25*grabAgain {
 			s.hangs()
 		}
@@ -971,7 +982,7 @@ func (s *Service) write() error {
 	if err != nil {
 		return err
 	}
-	if pid := s.state.Pid; int32(pid) != s.shownPid {
+	if pid := int(s.state.Pid); s.state.Pid != s.shownPid {
 		s.shownPid = unknownPid // until both files are as they should be
 		if pid == 0 {
 			err = f.Remove(rundir.Pid, rundir.Syspid)
@@ -990,7 +1001,7 @@ func (s *Service) write() error {
 		if err != nil {
 			return err
 		}
-		s.shownPid = int32(pid)
+		s.shownPid = s.state.Pid
 	}
 	status := s.state.Status(Now(), rundir.Clock(), time.Now())
 	if a := s.answers; a != nil {
@@ -1002,7 +1013,7 @@ func (s *Service) write() error {
 	if err := f.Replace(rundir.State, status.Encode()); err != nil {
 		return err
 	}
-	s.shown = s.state.face()
+	s.shown = s.state.sight()
 	if s.answers != nil {
 		s.answers.unseen = ""
 	}

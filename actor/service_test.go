@@ -882,8 +882,6 @@ func TestABlockedServiceIsToldOfOnce(t *testing.T) {
 	})
 }
 
-var seed = maphash.MakeSeed()
-
 // entries makes a snapshot of runnable entries; a name may be followed by a
 // colon and the file it is.
 func entries(names ...string) []Entry {

@@ -87,24 +87,27 @@ func (m Moment) Before(later Moment) bool { return m < later }
 // IsZero tells whether it is never.
 func (m Moment) IsZero() bool { return m == 0 }
 
-// State is everything that Step knows of a service. Its zero value is a
+// State is everything that Step knows of a service. There may be very many of
+// them: what fits into 32 bits has no more. Its zero value is a
 // service that is held down.
 type State struct {
 	Phase Phase
 	Want  Want
 
-	Group int // the process group: set in Up and Stopping, else 0
-	Pid   int // the main process, which has the group's number; 0 once it is reaped
+	Group int32 // the process group: set in Up and Stopping, else 0
+	Pid   int32 // the main process, which has the group's number; 0 once it is reaped
+
+	Starts   int32 // how often it was started
+	Restarts int32 // how often it ended by itself and was to be kept alive
+	Failures int32 // steps taken on the ladder of delays
 
 	Since  Moment // when the phase began
 	Due    Moment // when Step wants a Timer event; zero: never
 	KillAt Moment // Stopping: when to send KILL; zero: never, or sent
 	Killed Moment // Stopping: when KILL was sent; zero: not
 
-	NotBefore Moment        // earliest next start, when it ended by itself
-	Failures  int           // steps taken on the ladder of delays
-	Ended     Moment        // when it last ended by itself
-	Retry     time.Duration // Backoff: from Since to Due
+	NotBefore Moment // earliest next start, when it ended by itself
+	Ended     Moment // when it last ended by itself
 
 	Bar   string // why its entry cannot be run, from the scanner; empty if it can
 	Cause string // why it is in this phase; Why makes the words for people
@@ -113,8 +116,6 @@ type State struct {
 	// waited in sysmgr-depends before.
 	Life, Waited time.Duration
 
-	Starts   int    // how often it was started
-	Restarts int    // how often it ended by itself and was to be kept alive
 	LastExit string // how its main process ended the last time
 }
 

@@ -174,7 +174,7 @@ func (s State) started(e Event) (State, []Effect) {
 	}
 	starting := s.starting()
 	s = s.enter(Up, e.At, "")
-	s.Pid, s.Group = e.Pid, e.Pid
+	s.Pid, s.Group = int32(e.Pid), int32(e.Pid)
 	s.Starts++
 	if !starting {
 		return s.stop(e, "asked to stop") // nobody wants it any more
@@ -255,8 +255,8 @@ func (s *State) nextStart(at Moment, life time.Duration) Moment {
 
 // climb returns the delay of this failure and takes the next step.
 func (s *State) climb() time.Duration {
-	d := delays[min(s.Failures, len(delays)-1)]
-	s.Failures = min(s.Failures+1, len(delays))
+	d := delays[min(s.Failures, int32(len(delays)-1))]
+	s.Failures = min(s.Failures+1, int32(len(delays)))
 	return d
 }
 
@@ -376,7 +376,6 @@ func (s State) rest(e Event, cause string) State {
 
 func (s State) wait(at Moment, delay time.Duration, cause string) State {
 	s = s.enter(Backoff, at, cause)
-	s.Retry = delay
 	s.Due = at.Add(delay)
 	return s
 }
@@ -390,7 +389,7 @@ func (s State) block(at Moment, cause string) State {
 
 func (s State) enter(p Phase, at Moment, cause string) State {
 	s.Phase, s.Since, s.Cause = p, at, cause
-	s.Due, s.Retry = 0, 0
+	s.Due = 0
 	return s
 }
 
@@ -453,17 +452,25 @@ func (s State) Status(now Moment, clock time.Duration, wall time.Time) rundir.St
 	return rundir.Status{
 		Phase:    s.Phase.String(),
 		Wanted:   wanted.String(),
-		Pid:      s.Pid,
+		Pid:      int(s.Pid),
 		Since:    wall.Add(s.Since.Sub(now)),
 		Clock:    max(0, clock-now.Sub(s.Since)),
-		Starts:   s.Starts,
-		Restarts: s.Restarts,
+		Starts:   int(s.Starts),
+		Restarts: int(s.Restarts),
 		LastExit: s.LastExit,
 		Cause:    s.Why(),
-		RetryIn:  s.Retry,
-		Failures: s.Failures,
+		RetryIn:  s.Retry(),
+		Failures: int(s.Failures),
 		Killed:   killed,
 	}
+}
+
+// Retry is how long a back-off lasts, from its beginning; else 0.
+func (s State) Retry() time.Duration {
+	if s.Phase != Backoff {
+		return 0
+	}
+	return max(0, s.Due.Sub(s.Since))
 }
 
 // Stuck tells whether KILL was sent and has not worked in time.

@@ -46,7 +46,7 @@ func samples() []sample {
 	for _, w := range []Want{WantUp, WantOnce} {
 		add("starting", State{Phase: Down, Want: w})
 		add("", State{Phase: Up, Want: w, Pid: 9, Group: 9})
-		add("", State{Phase: Backoff, Want: w, Due: t0, Retry: 5 * time.Second})
+		add("", State{Phase: Backoff, Want: w, Since: t0.Add(-5 * time.Second), Due: t0})
 		add("", State{Phase: Blocked, Want: w, Bar: "not executable"})
 	}
 	for _, w := range Wants {

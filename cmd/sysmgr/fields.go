@@ -18,7 +18,7 @@ func text(key, value string) zapcore.Field {
 	return zapcore.Field{Key: key, Type: zapcore.StringType, String: value}
 }
 
-func number(key string, value int) zapcore.Field {
+func number[T int | int32](key string, value T) zapcore.Field {
 	return zapcore.Field{Key: key, Type: zapcore.Int64Type, Integer: int64(value)}
 }
 

@@ -307,10 +307,10 @@ func (j *journal) changed(at time.Time, f actor.Changed) {
 		}
 	case actor.Backoff:
 		level := zapcore.WarnLevel
-		if new.Retry < time.Second {
+		if new.Retry() < time.Second {
 			level = zapcore.DebugLevel // its file is being written
 		}
-		j.log(at, level, "service in backoff", service, span("delay", new.Retry), text("cause", new.Why()))
+		j.log(at, level, "service in backoff", service, span("delay", new.Retry()), text("cause", new.Why()))
 	case actor.Blocked:
 		j.log(at, zapcore.WarnLevel, "service blocked", service, text("cause", new.Why()))
 	case actor.Down:
