@@ -493,11 +493,11 @@ func (c *Control) act(name string, k *folder, f *rundir.Folder, r Request) {
 	case Start, Restart:
 		err = f.Remove(rundir.Lock)
 	case Stop:
-		err = f.Write(rundir.Lock, rundir.HoldDown.Line())
+		err = writeLock(f, rundir.HoldDown)
 	case Kill:
-		err = f.Write(rundir.Lock, rundir.HoldKill.Line())
+		err = writeLock(f, rundir.HoldKill)
 	case Once:
-		err = f.Write(rundir.Lock, rundir.HoldOnce.Line())
+		err = writeLock(f, rundir.HoldOnce)
 	}
 	m := Message{Service: name, Request: r}
 	if r.Verb != Signal {
@@ -511,6 +511,25 @@ func (c *Control) act(name string, k *folder, f *rundir.Folder, r Request) {
 		c.config.Report(Unwritten{name, err})
 	}
 	c.deliver(m)
+}
+
+// writeLock writes one. If it cannot be written, what is there and says something
+// else goes all the same: it would be heeded by the next daemon, and by people.
+// Without one the actor holds the service from memory and its record, and writes
+// the lock as soon as that can be done.
+func writeLock(f *rundir.Folder, h rundir.Hold) error {
+	err := f.Write(rundir.Lock, h.Line())
+	if err == nil {
+		return nil
+	}
+	old, _, unread := f.ReadHold()
+	if down := old == rundir.HoldDown || old == rundir.HoldKill; unread == nil && down && h != rundir.HoldOnce || old == h {
+		return nil
+	}
+	if f.Remove(rundir.Lock) != nil {
+		return err
+	}
+	return f.Write(rundir.Lock, h.Line()) // in the room that it had
 }
 
 // lock passes on what the lock file says, if that is not what it said when it

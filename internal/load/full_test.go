@@ -182,3 +182,54 @@ func TestServicesAreAdoptedWhileNothingCanBeWritten(t *testing.T) {
 		})
 	}
 }
+
+// An order whose lock cannot be written is not contradicted by the lock that was
+// there before.
+func TestAnOldLockDoesNotOutliveAnOrder(t *testing.T) {
+	for _, orders := range []struct {
+		first, second string
+		lock          string
+		then          func(control.View) bool
+	}{
+		{"stop", "once", "once\n", func(v control.View) bool { return v.Phase == rundir.Up && v.Wanted == "once" }},
+		{"once", "stop", "TERM\n", down},
+		{"stop", "kill", "TERM\n", down}, // which says as much
+	} {
+		t.Run(orders.first+" and "+orders.second, func(t *testing.T) {
+			t.Parallel()
+			r := rig.New(t, rig.Plain)
+			d := newDisk(t, r)
+			r.Link("web", r.Sleeper())
+			r.Start()
+			r.Await("up", up, "web")
+			r.Must(orders.first, "web")
+			// The order comes while there is room, and is taken when there is none.
+			r.Daemon.Signal(unix.SIGSTOP)
+			r.Must("-w", "0", orders.second, "web")
+			d.fill(true)
+			r.Daemon.Signal(unix.SIGCONT)
+			r.Until("the order to be taken", func() bool {
+				_, err := os.Lstat(filepath.Join(r.Rundir, "web", rundir.Control))
+				_, taken := os.Lstat(filepath.Join(r.Rundir, "web", rundir.Taken))
+				return err != nil && taken != nil
+			})
+			lock := func() bool {
+				text, _ := os.ReadFile(filepath.Join(r.Rundir, "web", rundir.Lock))
+				return string(text) == orders.lock
+			}
+			if !lock() {
+				text, err := os.ReadFile(filepath.Join(r.Rundir, "web", rundir.Lock))
+				t.Errorf("lock: got %q, %v, want %q", text, err, orders.lock)
+			}
+			d.free()
+			r.Await("as ordered", orders.then, "web")
+			r.Crash()
+			r.Start()
+			r.Await("as ordered, with the next daemon", orders.then, "web")
+			if !lock() {
+				t.Error("the lock is another with the next daemon")
+			}
+			r.End()
+		})
+	}
+}
