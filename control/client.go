@@ -136,6 +136,7 @@ type Client struct {
 	witness *rundir.Witness
 	watcher *watch.Watcher // nil until something is waited for
 	gone    <-chan struct{}
+	over    bool // the daemon has ended
 }
 
 // Connect makes a client of the daemon that serves dir. It is
@@ -230,6 +231,7 @@ func (c *Client) Pursue(targets []*Target, wait time.Duration) {
 		select {
 		case <-c.gone:
 			// What it did before it went counts.
+			c.over = true
 			for _, t := range targets {
 				look(t)
 				c.abandon(t, rundir.ErrNotRunning)
@@ -353,15 +355,19 @@ func (c *Client) look(t *Target, placeOnly bool) (done bool, err error) {
 }
 
 // absent: a service without a folder or a status. One whose entry is there
-// has just not been taken up yet.
+// has just not been taken up yet, or its folder is being made anew, or its status
+// could not be written: where the run directory is full it is not there until it
+// is true again.
 func (c *Client) absent(t *Target) (done bool, err error) {
-	if t.placed && t.Goal != nil {
+	_, err = os.Lstat(filepath.Join(c.sysdir, t.Name))
+	entered := err == nil && !rundir.Ignored(t.Name)
+	if t.placed && t.Goal != nil && (c.over || !entered) && !c.dir.Holds(t.Name, rundir.Syspid) {
 		t.view.Gone = true
 		if done, _, err := t.Goal(t.view); done || err != nil {
 			return true, err
 		}
 	}
-	if _, err := os.Lstat(filepath.Join(c.sysdir, t.Name)); err == nil && !rundir.Ignored(t.Name) {
+	if entered || c.dir.Holds(t.Name, rundir.Syspid) {
 		return false, nil
 	}
 	return true, ErrUnknown

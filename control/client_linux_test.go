@@ -192,6 +192,43 @@ func TestStartIsDoneAfterASecondOrWhenReady(t *testing.T) {
 	}
 }
 
+// Where there is no room for a new status, the old one is not there either: that
+// is no reason to think that the service is gone.
+func TestAStatusThatIsMissingIsNoEnd(t *testing.T) {
+	t.Parallel()
+	for _, removed := range []bool{false, true} { // its entry is gone as well
+		d := serve(t, "web")
+		d.echo("web", rundir.Syspid, "9\n")
+		status := filepath.Join(d.dir.Path(), "web", rundir.State)
+		asked := make(chan struct{})
+		d.act = func(s *rundir.Status, _ Message) {
+			s.Phase, s.Wanted = rundir.Stopping, rundir.Down
+			close(asked)
+		}
+		result := make(chan error, 1)
+		go func() { result <- d.pursue("web", Stop, Stopped, time.Minute) }()
+		<-asked
+		d.mu.Lock() // no status is written meanwhile
+		if removed {
+			d.must(os.Remove(filepath.Join(d.sysdir, "web")))
+		}
+		os.Remove(status)
+		select {
+		case err := <-result:
+			t.Errorf("entry removed %t: got %v while it is stopping", removed, err)
+			d.mu.Unlock()
+			continue
+		case <-time.After(50 * time.Millisecond):
+		}
+		d.must(os.Remove(filepath.Join(d.dir.Path(), "web", rundir.Syspid)))
+		d.mu.Unlock()
+		d.phase("web", rundir.Down, rundir.Down)
+		if err := <-result; err != nil {
+			t.Errorf("entry removed %t: got %v, want nil", removed, err)
+		}
+	}
+}
+
 // Its being ready may come later than its being up.
 func TestReadinessIsWaitedFor(t *testing.T) {
 	t.Parallel()

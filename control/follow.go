@@ -261,6 +261,9 @@ func (f *follower) lookAt(names []string) {
 	for _, name := range slices.Compact(names) {
 		view, pid := f.view(name)
 		before, known := f.known[name]
+		if view.Gone && f.dir != nil && f.dir.Holds(name, rundir.Syspid) {
+			continue // it runs; its status could not be written
+		}
 		if f.known[name] = view; view.Gone {
 			delete(f.known, name)
 		}

@@ -117,14 +117,7 @@ func (s *session) row(name string, running bool, buf []byte) (row, error) {
 		view, shown, err = control.Glance(s.dir, name, buf)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Lstat(filepath.Join(s.sysdir, name)); running && err == nil && !rundir.Ignored(name) {
-			r := row{name: name, pending: true}
-			r.view.Phase, r.view.Wanted = rundir.Down, rundir.Up
-			r.view.Cause = "not taken up by sysmgr yet"
-			r.view.Clock = rundir.Clock()
-			return r, nil
-		}
-		return row{}, control.ErrUnknown
+		return s.bare(name, running, buf)
 	}
 	if err != nil {
 		return row{}, err
@@ -137,6 +130,26 @@ func (s *session) row(name string, running bool, buf []byte) (row, error) {
 		r.alive = rundir.Leads(view.Pid)
 	}
 	return r, nil
+}
+
+// bare is the row of a service without a status.
+func (s *session) bare(name string, running bool, buf []byte) (row, error) {
+	r := row{name: name, pending: true}
+	r.view.Clock = rundir.Clock()
+	if data, err := s.dir.Peek(name, rundir.Syspid, buf); running && err == nil {
+		// This much was written, before there was no room any more.
+		if pid, err := rundir.ParsePid(data); err == nil {
+			r.view.Phase, r.view.Wanted, r.view.Pid, r.pid = rundir.Up, rundir.Up, pid, pid
+			r.view.Cause = "its status cannot be written"
+			return r, nil
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(s.sysdir, name)); running && err == nil && !rundir.Ignored(name) {
+		r.view.Phase, r.view.Wanted = rundir.Down, rundir.Up
+		r.view.Cause = "not taken up by sysmgr yet"
+		return r, nil
+	}
+	return row{}, control.ErrUnknown
 }
 
 // word is the phase as the first word of a line.
