@@ -252,6 +252,48 @@ func TestLockThatNobodyCanLookForHoldsNothing(t *testing.T) {
 	}
 }
 
+// A watch that could not be had at first and can be had later is no sign that
+// its directory is another one: what is held stays held, and what is removed
+// goes.
+func TestAWatchThatComesLateChangesNothing(t *testing.T) {
+	t.Parallel()
+	try(t, "a watch that comes late", "of a held service", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, rig.Plain)
+		web := w.add("web", "ready")
+		folder := filepath.Join(w.Rundir, "web")
+		w.must(os.MkdirAll(folder, 0o755))
+		w.must(os.Chmod(w.Rundir, 0o755))
+		w.must(os.WriteFile(filepath.Join(folder, rundir.Lock), []byte("TERM\n"), 0o644))
+		web.want = "stop"
+		c := w.beginTraced("-armed", "-calls", "inotify_add_watch", "-under", folder, "-fail", "ENOSPC")
+		w.await(web, "stop")
+		w.Until("a watch to fail", func() bool { return c.says("failed") != "" })
+		c.meddle(false)
+		w.order(web, "stop") // so that somebody has looked
+		w.order(web, "stop")
+		if started := w.Journalled("start", "web"); len(started) > 0 {
+			broken(t, 3, "web was held, and was started %d times", len(started))
+		}
+		w.converge(15)
+		w.endTraced(c, w.Patience)
+	})
+	try(t, "a watch that comes late", "of the service directory", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, rig.Plain)
+		w.add("web", "ready")
+		leaving := w.add("leaving", "ready")
+		c := w.beginTraced("-armed", "-calls", "inotify_add_watch", "-under", w.Sysdir, "-fail", "ENOSPC")
+		w.awaitRest()
+		w.Until("it to poll", func() bool { return w.wrote("service directory is polled") })
+		c.meddle(false)
+		w.wants(leaving, "gone")
+		w.must(os.Remove(filepath.Join(w.Sysdir, "leaving")))
+		w.await(leaving, "gone")
+		w.endTraced(c, w.Patience)
+	})
+}
+
 // TERM is heeded while calls fail.
 func TestTermIsHeededWhileCallsFail(t *testing.T) {
 	t.Parallel()

@@ -30,6 +30,7 @@ type system struct {
 	keys  map[int32]string
 	wds   map[string]int32
 	way   map[int32]struct{}
+	bare  map[string]struct{} // keys for which no watch could be had
 
 	polling bool // a watch could not be had, so the clock rings too
 }
@@ -49,6 +50,7 @@ func (w *Watcher) start(interested func(string, bool) bool) error {
 	w.sys.fd, w.sys.nudge = fd, nudge
 	w.sys.keys = make(map[int32]string)
 	w.sys.wds = make(map[string]int32)
+	w.sys.bare = make(map[string]struct{})
 	w.wait.Go(func() { w.read(interested) })
 	return nil
 }
@@ -63,7 +65,8 @@ func (w *Watcher) start(interested func(string, bool) bool) error {
 // It tells whether this is another directory than the one that key had, which
 // a stat(2) does not always: file systems give the number of a directory that
 // was removed to the next one. So whoever watches a path adds it again at
-// each look, which costs next to nothing. Where it polls it never tells.
+// each look, which costs next to nothing. Where it polls it never tells; nor of
+// a directory for which a watch can be had that could not before.
 func (w *Watcher) Add(path, key string) (another bool, err error) {
 	s := &w.sys
 	if s.fd < 0 {
@@ -78,6 +81,9 @@ func (w *Watcher) Add(path, key string) (another bool, err error) {
 			if !s.polling {
 				s.polling = true
 				w.wait.Go(w.poll)
+			}
+			if _, ok := s.wds[key]; !ok {
+				s.bare[key] = struct{}{}
 			}
 			return false, errors.Join(ErrPolling, err)
 		}
@@ -95,7 +101,9 @@ func (w *Watcher) Add(path, key string) (another bool, err error) {
 	}
 	s.keys[int32(wd)] = key
 	s.wds[key] = int32(wd)
-	return true, nil
+	_, bare := s.bare[key]
+	delete(s.bare, key)
+	return !bare, nil
 }
 
 func (s *system) drop(wd int32) {
@@ -117,6 +125,7 @@ func (w *Watcher) Remove(key string) {
 		s.drop(wd)
 		delete(s.wds, key)
 	}
+	delete(s.bare, key)
 }
 
 // Close ends the watcher and waits for its goroutines.
