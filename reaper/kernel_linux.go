@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -168,48 +169,39 @@ const orphanDelay = time.Second
 type orphans map[int]struct{}
 
 // findEscaped reports children that are in no service's group: processes that
-// left theirs and came to us when it ended. It reads the lists of
-// /proc/self/task/<tid>/children (proc_tid_children(5)), which kernels
-// without CONFIG_PROC_CHILDREN do not have: then nothing is reported. It tells
-// whether it could look: not while a child is being started, which looks like
-// a stranger.
+// left theirs and came to us when it ended. Kernels without
+// CONFIG_PROC_CHILDREN do not tell who they are: then nothing is reported. It
+// tells whether it could look: not while a child is being started, which looks
+// like a stranger.
 func (r *Reaper) findEscaped() bool {
 	if !r.sub {
 		return true
 	}
+	pids := ownChildren() // without mu: with very many that takes its time
 	r.mu.Lock()
 	if r.forking > 0 {
 		r.mu.Unlock()
 		return false
 	}
-	lists, _ := filepath.Glob("/proc/self/task/*/children")
-	var strangers []int
-	for _, list := range lists {
-		data, err := os.ReadFile(list)
-		if err != nil {
-			continue
+	strangers := slices.DeleteFunc(pids, func(pid int) bool { _, ours := r.main[pid]; return ours })
+	var groups map[int]bool
+	if len(strangers) > 0 {
+		groups = make(map[int]bool, len(r.main)+len(r.draining))
+		for group := range r.main {
+			groups[group] = true
 		}
-		for _, field := range bytes.Fields(data) {
-			pid, err := strconv.Atoi(string(field))
-			if _, ours := r.main[pid]; err == nil && !ours {
-				strangers = append(strangers, pid)
-			}
+		for group := range r.draining {
+			groups[group] = true
 		}
-	}
-	groups := make(map[int]bool, len(r.main)+len(r.draining))
-	for group := range r.main {
-		groups[group] = true
-	}
-	for group := range r.draining {
-		groups[group] = true
 	}
 	r.mu.Unlock()
 
 	seen := make(orphans, len(strangers))
+	self := os.Getpid()
 	for _, pid := range strangers {
 		s, err := readStat(strconv.Itoa(pid))
-		if err != nil || s.dead() || groups[s.group] {
-			continue
+		if err != nil || s.dead() || s.parent != self || groups[s.group] {
+			continue // one that has been reaped since, and another has its number, is no child of ours
 		}
 		seen[pid] = struct{}{}
 		if _, told := r.orphans[pid]; !told {
@@ -218,6 +210,24 @@ func (r *Reaper) findEscaped() bool {
 	}
 	r.orphans = seen
 	return true
+}
+
+// ownChildren lists our children (proc_tid_children(5)). One that is just being
+// reaped, or begun, may be among them or not.
+func ownChildren() (pids []int) {
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, list := range lists {
+		data, err := os.ReadFile(list)
+		if err != nil {
+			continue
+		}
+		for field := range bytes.FieldsSeq(data) {
+			if pid, err := strconv.Atoi(string(field)); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
 }
 
 // serviceOf is the name of the service that a process came from, as its
