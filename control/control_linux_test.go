@@ -496,6 +496,70 @@ func attendWithoutWatches(path string) string {
 	return fmt.Sprintf("watchless %d, taken %s", watchless.Load(), strings.Join(names, " "))
 }
 
+// A folder that could not be watched at first is no other folder when it can be:
+// nobody has removed it, and nothing held is started.
+func TestWatchThatIsHadLateStartsNothing(t *testing.T) {
+	t.Parallel()
+	got := output(t, "watches come back", t.TempDir(), ownNamespace())
+	if strings.HasPrefix(got, "cannot") {
+		t.Skip(got)
+	}
+	if want := "stop b lock, restart b #1"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func attendUntilWatchesComeBack(path string) string {
+	limit := func(n string) error { return os.WriteFile("/proc/sys/user/max_inotify_watches", []byte(n), 0o644) }
+	if err := limit("1"); err != nil {
+		return "cannot limit watches: " + err.Error()
+	}
+	dir, err := rundir.Create(filepath.Join(path, "run"))
+	if err != nil {
+		return err.Error()
+	}
+	said := make(chan string, 100)
+	c := New(Config{
+		Rundir: dir,
+		Deliver: func(m Message) {
+			if m.Service == "b" && m.Request.Verb != Released {
+				said <- text(m)
+			}
+		},
+		Report: func(Fact) {},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); c.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	put := func(name, file, line string) error {
+		f, err := dir.MakeFolder(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return f.Write(file, []byte(line))
+	}
+	if err := errors.Join(put("a", rundir.State, "phase down\n"), put("b", rundir.State, "phase down\n"), put("b", rundir.Lock, "TERM\n")); err != nil {
+		return err.Error()
+	}
+	c.Attend("a")
+	c.Attend("b")
+	words := []string{<-said}
+	if err := errors.Join(limit("100"), put("b", rundir.Control, "restart 1\n")); err != nil {
+		return err.Error()
+	}
+	for !strings.HasPrefix(words[len(words)-1], "restart") {
+		select {
+		case word := <-said:
+			words = append(words, word)
+		case <-time.After(soon):
+			return fmt.Sprintf("only %v", words)
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
 // A request that cannot be taken away is answered all the same, and once.
 func TestOnAReadOnlyFileSystemARequestIsTakenOnce(t *testing.T) {
 	t.Parallel()

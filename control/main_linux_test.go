@@ -44,6 +44,8 @@ func TestMain(m *testing.M) {
 		fmt.Print(askAsNobody(dir))
 	case "without watches":
 		fmt.Print(attendWithoutWatches(dir))
+	case "watches come back":
+		fmt.Print(attendUntilWatchesComeBack(dir))
 	case "read-only":
 		fmt.Print(attendReadOnly(dir))
 	case "without descriptors":
