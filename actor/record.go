@@ -126,10 +126,15 @@ func (s *Service) resume(past rundir.Record) {
 		f.Close()
 	}
 	s.attend()
+	gone := state.Pid == 0
 	if state.Group != 0 {
-		s.config.Processes.Adopt(reaper.Adoption{
+		gone = s.config.Processes.Adopt(reaper.Adoption{
 			Group: int(state.Group), Led: state.Pid != 0, From: past.From, To: past.To, Mark: s.mark(), Exited: s.news,
-		})
+		}).Gone
+	}
+	if same := versionOf(stamp) == s.acted; past.Doubtful() && gone && (hold == rundir.NoHold || !same) {
+		// It may have been started since then.
+		s.legacy = &legacy{doubt: true}
 	}
 	var missed []Event
 	if starting := s.anew(hold, versionOf(stamp) == s.acted); starting != nil {
@@ -217,11 +222,18 @@ func (s *Service) mark() string {
 //
 // It may be there although its file cannot be run by now: only after this may
 // that be a reason to start nothing.
+//
+// If it is only in doubt whether the daemon before this one has started it, this
+// is done before the first start of ours, whenever that is.
 func (s *Service) found() (answer Event, known bool) {
-	left := s.legacy
+	left, from := s.legacy, s.from
 	s.legacy = nil
-	s.state.Bar = left.unfit
-	a, found := s.config.Processes.Find(s.mark(), s.from)
+	if left.doubt {
+		from = 1
+	} else {
+		s.state.Bar = left.unfit
+	}
+	a, found := s.config.Processes.Find(s.mark(), from)
 	if found {
 		s.from, s.to = a.From, a.To
 		a.Exited = s.news

@@ -241,6 +241,7 @@ var seed = maphash.MakeSeed()
 // See found.
 type legacy struct {
 	record rundir.Record
+	doubt  bool   // the record may be old: there may have been a start that is not in it
 	lapse  bool   // the start is not to be made if it was not
 	unfit  string // nor if it cannot be, as the scanner says
 }
@@ -908,7 +909,7 @@ func (s *Service) grab() (*rundir.Guard, error) {
 		return f.Grab()
 	}
 	guard, err := try()
-	for waited := time.Duration(0); s.legacy != nil && errors.Is(err, rundir.ErrGrabbed); waited += grabAgain {
+	for waited := time.Duration(0); s.legacy != nil && !s.legacy.doubt && errors.Is(err, rundir.ErrGrabbed); waited += grabAgain {
 		if waited == 25*grabAgain {
 			s.hangs()
 		}

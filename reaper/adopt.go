@@ -37,10 +37,11 @@ type Adoption struct {
 func (r *Reaper) Adopt(a Adoption) Process {
 	exited := exits(a.Exited)
 	c := child{exited: exited}
-	if !r.keep(a, c) {
-		r.adopt(a, c)
+	mine, lives := r.keep(a, c)
+	if !mine {
+		lives = r.adopt(a, c)
 	}
-	return Process{Pid: a.Group, Exited: exited}
+	return Process{Pid: a.Group, Exited: exited, Gone: !lives}
 }
 
 // Expect names the main processes that the program has from before it was
@@ -56,12 +57,12 @@ func (r *Reaper) Expect(pids ...int) {
 }
 
 // keep takes over a process that is our own child, or a group of one, and
-// tells whether it was.
-func (r *Reaper) keep(a Adoption, c child) bool {
+// tells whether it was, and whether the main process had not ended.
+func (r *Reaper) keep(a Adoption, c child) (mine, lives bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.missed == nil {
-		return false // nothing can be ours: the program is new
+		return false, false // nothing can be ours: the program is new
 	}
 	if !a.Led {
 		// Nobody has reaped since then, so the number is still the group's.
@@ -70,19 +71,19 @@ func (r *Reaper) keep(a Adoption, c child) bool {
 		} else {
 			r.draining[a.Group] = leftover{c, time.Now()}
 		}
-		return true
+		return true, false
 	}
 	status := r.missed[a.Group]
 	delete(r.missed, a.Group)
 	switch {
 	case status != nil:
 		r.route(a.Group, c, *status)
+		return true, false
 	case isChild(a):
 		r.main[a.Group] = c
-	default:
-		return false
+		return true, true
 	}
-	return true
+	return false, false
 }
 
 // Hold ends all reaping until Resume: what ends from now on is left to the

@@ -57,7 +57,8 @@ func isChild(a Adoption) bool {
 
 // adopt takes over a process that is not our child. It reads the process
 // table without mu; only we give out this adoption, so nothing races with it.
-func (r *Reaper) adopt(a Adoption, c child) {
+// It tells whether the main process lives.
+func (r *Reaper) adopt(a Adoption, c child) (lives bool) {
 	c.away = &away{Adoption: a, fd: -1}
 	status := Unknown
 	if a.Led {
@@ -67,7 +68,7 @@ func (r *Reaper) adopt(a Adoption, c child) {
 			defer r.mu.Unlock()
 			r.main[a.Group] = c
 			r.watch(c)
-			return
+			return true
 		}
 	}
 	l := leftover{c, time.Now()}
@@ -75,6 +76,7 @@ func (r *Reaper) adopt(a Adoption, c child) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.part(l, status, alone)
+	return false
 }
 
 // part is what becomes of an adopted process when its main process has ended.

@@ -52,12 +52,13 @@ func (*away) empty(*table) bool             { return true }
 func (r *Reaper) table(time.Time) *table    { return nil }
 func (r *Reaper) dismiss()                  {}
 
-func (r *Reaper) adopt(a Adoption, c child) {
+func (r *Reaper) adopt(a Adoption, c child) (lives bool) {
 	if a.Led {
 		c.exited <- Exit{Status: Unknown, Alone: true}
 	} else {
 		c.exited <- Exit{Drained: true}
 	}
+	return false
 }
 
 // Find: see Adopt.

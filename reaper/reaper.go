@@ -42,6 +42,8 @@ type Process struct {
 	// Exited receives when the main process has been reaped and, unless that
 	// Exit was Alone, once more when nothing is left in the group: Drained.
 	Exited <-chan Exit
+	// Gone is set for one that was to be adopted and had ended already.
+	Gone bool
 }
 
 // child is the reaper's side of a Process. There may be very many, so the table

@@ -233,3 +233,57 @@ func TestAnOldLockDoesNotOutliveAnOrder(t *testing.T) {
 		})
 	}
 }
+
+// What a daemon could not write down the next one cannot know: so it looks for
+// the process before it makes another.
+func TestWhatCouldNotBeWrittenDownIsNotStartedTwice(t *testing.T) {
+	for _, end := range []struct {
+		name string
+		next func(*rig.Rig)
+	}{
+		{"killed", func(r *rig.Rig) { r.Crash(); r.Start() }},
+		{"replaced", func(r *rig.Rig) {
+			r.Daemon.Signal(unix.SIGUSR2)
+			r.Until("the next program", func() bool {
+				text, _ := os.ReadFile(r.Log)
+				return strings.Count(string(text), "sysmgr started") == 3
+			})
+		}},
+	} {
+		t.Run(end.name, func(t *testing.T) {
+			t.Parallel()
+			r := rig.New(t, rig.Plain)
+			d := newDisk(t, r)
+			for _, name := range []string{"web", "dies", "held"} {
+				r.Link(name, r.Sleeper())
+			}
+			r.Start()
+			r.Await("up", up, "web", "dies", "held")
+			r.Must("stop", "held")
+			web, dies := r.Look("web").Pid, r.Look("dies").Pid
+			r.Crash()
+			d.writable(false)
+			r.Start()
+			r.Kill(dies)
+			one := func() bool { left := r.Processes("dies"); return len(left) == 1 && left[0] != dies }
+			r.Until("the one that died to be started again", one)
+			dies = r.Processes("dies")[0]
+
+			end.next(r)
+			// Whatever has to be told of them by then is over when a third is up.
+			r.Link("third", r.Sleeper())
+			r.Until("another service", func() bool { return len(r.Processes("third")) == 1 })
+			d.writable(true)
+			r.Await("up", up, "web", "dies", "third")
+			for name, pid := range map[string]int{"web": web, "dies": dies} {
+				if got := r.Processes(name); len(got) != 1 || got[0] != pid {
+					t.Errorf("%s: got processes %v, want %d alone", name, got, pid)
+				}
+			}
+			if got := r.Processes("held"); len(got) != 0 {
+				t.Errorf("held: got processes %v, want none", got)
+			}
+			r.End()
+		})
+	}
+}

@@ -47,11 +47,16 @@ type Record struct {
 	HoldIno   uint64
 	HoldCtime int64
 
-	slot int
+	slot  int
+	doubt bool
 }
 
 // Slot is where in the records this one is, for Records.Write.
 func (r Record) Slot() int { return r.slot }
+
+// Doubtful tells whether this one may be old: the daemon that wrote it could not
+// write everything.
+func (r Record) Doubtful() bool { return r.doubt }
 
 // recordSize is the length of a record's line: a name of MaxName bytes and
 // every number fit, and a page of the file holds a whole number of them, so
@@ -240,7 +245,7 @@ func (r *Records) read(file *os.File) (past []Record, ours bool, err error) {
 			r.free = append(r.free, n)
 			continue
 		}
-		record.slot = n
+		record.slot, record.doubt = n, r.doubt
 		seen[record.Name] = true
 		past = append(past, record)
 	}
