@@ -204,18 +204,13 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 		Forget: requests.Forget,
 	}, past...)
 	log.report(begun{s.sysdir, s.rundir, len(past)})
-	replace := func() error {
-		if pathErr != nil {
-			return pathErr
-		}
-		return replacement{path, claim, reap, requests, supervisor, log, signals}.do()
-	}
+	next := replacement{path, pathErr, claim, reap, requests, supervisor, log, signals, over}
 
 	// The first to return ends all the others, in this order.
 	var group run.Group
 	ctx, cancel := context.WithCancel(context.Background())
 	reaping, finish := context.WithCancel(context.Background())
-	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan, replace); return nil }, func(error) { cancel() })
+	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan, next); return nil }, func(error) { cancel() })
 	group.Add(func() error { return scan.Run(ctx) }, func(error) { cancel() })
 	keeper := keeper{claim: claim, collect: reap.Collect, publish: supervisor.Publish, renew: requests.Renew, stir: scan.Stir, log: log}
 	group.Add(func() error { return keeper.run(reaping, look) }, func(error) {})

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,12 +28,14 @@ const inherited = "SYSMGR_CLAIM"
 // the process, its number and its children stay.
 type replacement struct {
 	path       string // of the program
+	pathErr    error  // why that is not known
 	claim      *rundir.Claim
 	reaper     *reaper.Reaper
 	control    *control.Control
 	supervisor *actor.Supervisor
 	log        *journal
 	signals    chan os.Signal
+	over       <-chan syscall.WaitStatus // receives when the essential service has ended
 }
 
 // How long things may take before the replacement goes on without them, or
@@ -46,9 +50,6 @@ const (
 // do returns only if the replacement came to nothing; then nothing has
 // changed.
 func (r replacement) do() error {
-	if err := r.try(); err != nil {
-		return err
-	}
 	// What the last program left to us has to be ours before it is left to the
 	// next.
 	select {
@@ -65,6 +66,9 @@ func (r replacement) do() error {
 	defer r.reaper.Resume()
 	resume, _ := r.supervisor.Pause(restTime)
 	defer resume()
+	if len(r.over) > 0 {
+		return errors.New("the service of -e has ended")
+	}
 	// From here on our locks are open to children: there must not be a new one.
 	r.reaper.HoldForks()
 	if !r.claim.Intact() {
@@ -103,7 +107,10 @@ func unanswered() []os.Signal {
 
 // try runs the program once, as sysmgr -V: a file that is missing, is half
 // copied or is no program at all must not take our place.
-func (r replacement) try() error {
+func (r replacement) try(ctx context.Context) error {
+	if r.pathErr != nil {
+		return r.pathErr
+	}
 	if err := program.Check(r.path); err != nil {
 		return fmt.Errorf("%s: %w", r.path, err)
 	}
@@ -117,6 +124,9 @@ func (r replacement) try() error {
 			return nil
 		}
 		return fmt.Errorf("%s -V: %s", r.path, actor.ExitWords(exit.Status))
+	case <-ctx.Done():
+		r.reaper.SignalGroup(p.Pid, unix.SIGKILL)
+		return ctx.Err()
 	case <-time.After(trialTime):
 		r.reaper.SignalGroup(p.Pid, unix.SIGKILL)
 		return fmt.Errorf("%s -V: no end within %s", r.path, trialTime)

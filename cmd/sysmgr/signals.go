@@ -54,12 +54,41 @@ func deafen(signals chan<- os.Signal) (undo func()) {
 	}
 }
 
+// ends tells whether a signal ends the daemon.
+func ends(sig os.Signal) bool {
+	return slices.Contains([]os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT}, sig)
+}
+
+// giveBack puts signals that were taken and not answered back to where they
+// arrive, as far as there is room.
+func giveBack(to chan<- os.Signal, signals []os.Signal) {
+	for _, sig := range signals {
+		select {
+		case to <- sig:
+		default:
+		}
+	}
+}
+
 // obey does what signals say, until one of them ends the daemon or the
 // essential service has ended; then it returns the exit status. From then on
 // signals change nothing any more.
-func obey(ctx context.Context, signals <-chan os.Signal, over <-chan syscall.WaitStatus, log *journal, rescan func(), replace func() error) int {
+//
+// While the next program is tried out, which takes its time and may hang, only
+// the end is not kept waiting. Other signals are for the program after that.
+func obey(ctx context.Context, signals chan os.Signal, over <-chan syscall.WaitStatus, log *journal, rescan func(), next replacement) int {
+	var tried chan error // nil: no program is being tried out
+	var left []os.Signal
 	for {
 		select {
+		case err := <-tried:
+			tried = nil
+			giveBack(signals, left)
+			left = nil
+			if err == nil {
+				err = next.do()
+			}
+			log.report(unreplaced{err})
 		case <-ctx.Done():
 			return 0
 		case status := <-over:
@@ -72,16 +101,24 @@ func obey(ctx context.Context, signals <-chan os.Signal, over <-chan syscall.Wai
 			return status.ExitStatus()
 		case sig := <-signals:
 			name := rundir.SignalName(sig.(syscall.Signal))
-			switch sig {
-			case unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT:
+			if ends(sig) {
 				log.report(heard{name, "shut down"})
 				return 0
+			}
+			if tried != nil {
+				if len(left) < cap(signals) {
+					left = append(left, sig)
+				}
+				continue
+			}
+			switch sig {
 			case unix.SIGHUP:
 				log.report(heard{name, "rescan"})
 				rescan()
 			case unix.SIGUSR2:
 				log.report(heard{name, "replace program"})
-				log.report(unreplaced{replace()})
+				tried = make(chan error, 1)
+				go func(tried chan<- error) { tried <- next.try(ctx) }(tried)
 			case unix.SIGUSR1:
 				effect := "debug off"
 				if log.toggle() {

@@ -176,3 +176,35 @@ func TestStartThatHungWhenTheDaemonWasKilledIsNotRepeated(t *testing.T) {
 	}
 	r.End()
 }
+
+// A program that hangs when it is tried out, before it is to take the place of
+// the one that runs, keeps nobody from ending that.
+func TestProgramThatHangsHoldsUpNoShutdown(t *testing.T) {
+	r := rig.New(t, rig.Plain)
+	r.Link("web", r.Sleeper())
+	path := filepath.Join(r.Work, "sysmgr")
+	program, err := os.ReadFile(rig.Program(t, rig.Plain, "sysmgr"))
+	if err == nil {
+		err = os.WriteFile(path, program, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.LaunchUnder([]string{"sh", "-c", `shift; exec "$0" "$@"`, path}, nil)
+	r.Until("web up", func() bool { _, err := os.Stat(filepath.Join(r.Rundir, "web", "pid")); return err == nil })
+	g := newGate(t, path)
+	r.Daemon.Signal(unix.SIGUSR2)
+	var held []int32
+	r.Until("its trial to hang", func() bool { held = append(held, g.asked()...); return len(held) > 0 })
+	r.Daemon.Signal(unix.SIGTERM)
+	select {
+	case <-r.Ended():
+	case <-time.After(r.Patience):
+		t.Fatalf("daemon still there %s after TERM", r.Patience)
+	}
+	r.Daemon = nil
+	g.allow(held...) // nothing can end what hangs there
+	if code := r.State().ExitCode(); code != 0 {
+		t.Errorf("got %v, want exit status 0", r.State())
+	}
+}
