@@ -82,15 +82,19 @@ func (r replacement) do() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer deafen(r.signals)()
+	var left []os.Signal
 	for waiting := true; waiting; {
 		select {
 		case sig := <-r.signals:
+			left = append(left, sig)
 			word += fmt.Sprintf(",%d", sig)
 		default:
 			waiting = false
 		}
 	}
-	return r.reaper.Exec(r.path, os.Args, append(os.Environ(), inherited+"="+word))
+	err := r.reaper.Exec(r.path, os.Args, append(os.Environ(), inherited+"="+word))
+	giveBack(r.signals, left)
+	return err
 }
 
 // unanswered is the signals that the program before us left to us.
