@@ -606,9 +606,10 @@ func (s *Service) order(o Order) {
 		// That has been done already: see begin and exited.
 		s.publish()
 		return
-	case o.Event.Kind == Released && !o.Lost && s.acted == (version{}) && s.state.Want != WantUp:
+	case o.Event.Kind == Released && (!o.Lost || s.unwritten) && s.acted == (version{}) && s.state.Want != WantUp:
 		// It is held although the lock could not be written: no lock has
-		// been removed.
+		// been removed. Nor has what else is missing, if that could not be
+		// written either.
 		s.publish()
 		return
 	case o.Event.Kind != Signal:

@@ -777,6 +777,42 @@ func TestALostFolderIsPublishedAgain(t *testing.T) {
 	})
 }
 
+// What is missing because there was no room for it nobody has removed: a hold that
+// could be written nowhere stands.
+func TestWhatCouldNotBePublishedIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		s := b.run("web")
+		b.expect("web", "up")
+		folder := filepath.Join(b.dir.Path(), "web")
+		if err := errors.Join(os.RemoveAll(folder), os.WriteFile(folder, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		s.Tell(order(Stop))
+		time.Sleep(time.Minute)
+		s.Tell(Order{Event: Event{Kind: Released}, Lost: true}) // as control says of a status that is missing
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(b.kernel.started()); n != 1 {
+			t.Errorf("got %d starts, want 1", n)
+		}
+		if err := os.Remove(folder); err != nil {
+			t.Fatal(err)
+		}
+		s.post(publish{})
+		b.expect("web", "down")
+		if lock := b.file("web", "lock"); lock != "TERM" {
+			t.Errorf("lock: got %q, want TERM", lock)
+		}
+		// Now it is known what is there: whoever removes it means it.
+		if err := os.RemoveAll(folder); err != nil {
+			t.Fatal(err)
+		}
+		s.Tell(Order{Event: Event{Kind: Released}, Lost: true})
+		b.expect("web", "up")
+	})
+}
+
 func TestAServiceMayWriteItsOwnPidFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
