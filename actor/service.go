@@ -579,8 +579,13 @@ func (s *Service) order(o Order) {
 	if o.ID != "" {
 		s.answer(o.ID)
 	}
-	if o.Refused == "" && o.Event.Kind == Signal && s.state.Pid == 0 {
-		o.Refused = "it is not running"
+	if o.Refused == "" && o.Event.Kind == Signal {
+		switch {
+		case s.state.Pid == 0:
+			o.Refused = "it is not running"
+		case s.state.Want == WantGone:
+			o.Refused = "it is being stopped for good"
+		}
 	}
 	if o.Refused != "" {
 		id := o.ID

@@ -777,6 +777,27 @@ func TestALostFolderIsPublishedAgain(t *testing.T) {
 	})
 }
 
+// A signal that is not sent is refused: to a service whose entry is gone, or that
+// the daemon ends with itself, nothing is sent any more.
+func TestASignalToWhatIsGoingAwayIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.kernel.stopTime = 3 * time.Second
+		s := b.run("web")
+		b.expect("web", "up")
+		s.tell(Event{Kind: Removed})
+		b.expect("web", "stopping")
+		s.Tell(Order{Event: Event{Kind: Signal, Signal: unix.SIGHUP}, ID: "hup"})
+		status := b.expect("web", "stopping")
+		if status.Refused != "hup it is being stopped for good" {
+			t.Errorf("got refused %q, want the signal refused", status.Refused)
+		}
+		if slices.Contains(b.kernel.told(), "web HUP") {
+			t.Errorf("got signals %v, want no HUP", b.kernel.told())
+		}
+	})
+}
+
 // What is missing because there was no room for it nobody has removed: a hold that
 // could be written nowhere stands.
 func TestWhatCouldNotBePublishedIsNotLost(t *testing.T) {
