@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -294,15 +296,24 @@ func (d *Dir) lives() bool {
 // is for when nothing came of it; until then nothing else is done to the claim.
 func (c *Claim) PassOn() (word string, undo func()) {
 	c.mu.Lock()
-	lock, pid := c.lock.Fd(), c.pid.Fd()
-	unix.FcntlInt(lock, unix.F_SETFD, 0)
-	unix.FcntlInt(pid, unix.F_SETFD, 0)
-	return fmt.Sprintf("%d,%d", int(lock), int(pid)), func() {
-		unix.CloseOnExec(int(lock))
-		unix.CloseOnExec(int(pid))
+	files := []*os.File{c.lock, c.pid, c.former}
+	for _, file := range files {
+		unix.FcntlInt(file.Fd(), unix.F_SETFD, 0) // EBADF: there is none
+	}
+	word = fmt.Sprintf("%d,%d", int(c.lock.Fd()), int(c.pid.Fd()))
+	if c.former != nil {
+		word += fmt.Sprintf(",%s%d", formerly, c.former.Fd())
+	}
+	return word, func() {
+		for _, file := range files {
+			unix.CloseOnExec(int(file.Fd()))
+		}
 		c.mu.Unlock()
 	}
 }
+
+// formerly begins the part of a word that tells of the former pid file.
+const formerly = "former="
 
 // Orphaned tells whether the process that RUNDIR/pid names is gone although the
 // run directory is locked: then a child that it was just starting has the lock.
@@ -337,6 +348,13 @@ func (d *Dir) Inherit(word string) (*Claim, error) {
 		c.pid = os.NewFile(uintptr(pid), Pid)
 		line, err := top.Read(Pid)
 		c.old = err == nil && !bytes.Equal(line, PidLine(os.Getpid()))
+	}
+	for part := range strings.SplitSeq(word, ",") {
+		number, ok := strings.CutPrefix(part, formerly)
+		if fd, err := strconv.Atoi(number); ok && err == nil && fd > 2 && unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+			unix.CloseOnExec(fd)
+			c.former = os.NewFile(uintptr(fd), Pid)
+		}
 	}
 	return c, nil
 }
