@@ -57,7 +57,7 @@ func (y *way) lay() {
 func (y *way) rang() (rang bool) {
 	y.t.Helper()
 	dir := y.t.TempDir()
-	key := dir // one of its own: the last one may ring twice
+	key := marker + dir // one of its own: the last one may ring twice
 	add(y.t, y.w, dir, key)
 	defer y.w.Remove(key)
 	put(y.t, filepath.Join(dir, "x"), "")
