@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,26 +36,47 @@ func (d *Dir) trusted() error {
 	case st.Mode&others != 0:
 		return refuse("others may write to it (chmod go-w it)")
 	}
-	real, err := filepath.EvalSymlinks(d.path)
+	path, err := filepath.Abs(d.path)
 	if err != nil {
 		return err
 	}
-	for _, path := range []string{d.path, real} {
-		for path != filepath.Dir(path) {
-			path = filepath.Dir(path)
-			if err := unix.Stat(path, &st); err != nil {
-				return &fs.PathError{Op: "stat", Path: path, Err: err}
-			}
-			if !(int(st.Uid) == os.Geteuid() || st.Uid == 0 || int(st.Uid) == nobody()) {
-				return refuse("its parent %s belongs to user %d, who may replace it", path, st.Uid)
-			}
-			if st.Mode&others != 0 && st.Mode&unix.S_ISVTX == 0 {
-				return refuse("others may write to its parent %s (chmod go-w that)", path)
-			}
+	// Every directory and every link that leads there.
+	at, ahead := "/", append([]string{"."}, strings.Split(filepath.Dir(path), "/")...)
+	for links := 0; len(ahead) > 0; {
+		next := filepath.Join(at, ahead[0]) // there are no links in at
+		ahead = ahead[1:]
+		if err := unix.Lstat(next, &st); err != nil {
+			return &fs.PathError{Op: "stat", Path: next, Err: err}
 		}
+		safe := int(st.Uid) == os.Geteuid() || st.Uid == 0 || int(st.Uid) == nobody()
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			target, err := os.Readlink(next)
+			switch links++; {
+			case err != nil:
+				return err
+			case links > maxLinks:
+				return &fs.PathError{Op: "follow", Path: next, Err: unix.ELOOP}
+			case !safe:
+				return refuse("the link %s on the way to it belongs to user %d, who may replace it", next, st.Uid)
+			case filepath.IsAbs(target):
+				at = "/"
+			}
+			ahead = append(strings.Split(target, "/"), ahead...)
+			continue
+		}
+		if !safe {
+			return refuse("its parent %s belongs to user %d, who may replace it", next, st.Uid)
+		}
+		if st.Mode&others != 0 && st.Mode&unix.S_ISVTX == 0 {
+			return refuse("others may write to its parent %s (chmod go-w that)", next)
+		}
+		at = next
 	}
 	return nil
 }
+
+// maxLinks is how many links the kernel follows (path_resolution(7)).
+const maxLinks = 40
 
 // nobody is the user that owns what root of the machine owns, where that one
 // is not mapped (user_namespaces(7)); -1 where everybody is.
