@@ -18,6 +18,8 @@ type keeper struct {
 	collect func(thoroughly bool) bool
 	publish func(lost bool) (silent bool)
 	renew   func()
+	hold    func() // lets no folder be looked at
+	resume  func() // until then
 	stir    func()
 	log     *journal
 
@@ -42,8 +44,12 @@ func (k *keeper) run(ctx context.Context, look <-chan struct{}) error {
 	}
 }
 
-// keep tells whether all is there, and published.
+// keep tells whether all is there, and published. No folder is looked at from
+// the moment that another directory is in the place of the one that was lost
+// until it is said that its folders are others: one that is another is an order.
 func (k *keeper) keep() bool {
+	k.hold()
+	defer k.resume()
 	lost, err := k.claim.Keep()
 	switch {
 	case err != nil && !k.told:

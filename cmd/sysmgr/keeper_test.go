@@ -35,6 +35,8 @@ func kept(t *testing.T) (k *keeper, path string) {
 		collect: func(bool) bool { return true },
 		publish: func(bool) bool { return false },
 		renew:   func() {},
+		hold:    func() {},
+		resume:  func() {},
 		log:     log,
 	}, path
 }
@@ -113,5 +115,24 @@ func TestOwnFilesAreThoseThatKeepLooksAt(t *testing.T) {
 		if !k.keep() {
 			t.Errorf("%s: missed although it is there", file)
 		}
+	}
+}
+
+// Whoever looks at folders may look again when he knows that they are others.
+func TestNobodyLooksAtFoldersBeforeItIsSaidThatTheyAreOthers(t *testing.T) {
+	k, path := kept(t)
+	held, renewed := false, false
+	k.hold = func() {
+		held = true
+		// In the place of the directory there is another one from here on.
+		if err := os.Rename(path, path+"2"); err != nil {
+			t.Error(err)
+		}
+	}
+	k.renew = func() { renewed = held }
+	k.resume = func() { held = false }
+	k.keep()
+	if !renewed || held {
+		t.Errorf("renewed while nobody looked: got %t, want true; still held: got %t, want false", renewed, held)
 	}
 }

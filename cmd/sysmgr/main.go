@@ -212,7 +212,8 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 	reaping, finish := context.WithCancel(context.Background())
 	group.Add(func() error { code = obey(ctx, signals, over, log, scan.Rescan, next); return nil }, func(error) { cancel() })
 	group.Add(func() error { return scan.Run(ctx) }, func(error) { cancel() })
-	keeper := keeper{claim: claim, collect: reap.Collect, publish: supervisor.Publish, renew: requests.Renew, stir: scan.Stir, log: log}
+	keeper := keeper{claim: claim, collect: reap.Collect, publish: supervisor.Publish, renew: requests.Renew,
+		hold: requests.Hold, resume: requests.Resume, stir: scan.Stir, log: log}
 	group.Add(func() error { return keeper.run(reaping, look) }, func(error) {})
 	group.Add(func() error { return requests.Run(reaping) }, func(error) {}) // svctl kill makes a shutdown quick
 	group.Add(func() error { defer finish(); supervisor.Run(); return nil }, func(error) { supervisor.Shutdown() })

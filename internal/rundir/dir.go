@@ -73,10 +73,6 @@ func Create(path string) (*Dir, error) {
 	switch err := os.Mkdir(path, 0o755); {
 	case err == nil:
 		made = true
-		// The umask took its part of the mode; state is for all to read.
-		if err := os.Chmod(path, 0o755); err != nil {
-			return nil, err
-		}
 	case !errors.Is(err, fs.ErrExist):
 		return nil, err
 	}
@@ -88,7 +84,13 @@ func Create(path string) (*Dir, error) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	d := &Dir{file: os.NewFile(uintptr(fd), path), path: path}
-	if err := d.trusted(); err != nil {
+	err = d.trusted()
+	if made && err == nil {
+		// The umask took its part of the mode; state is for all to read. Not
+		// by the path, where somebody may have put another directory.
+		err = d.file.Chmod(0o755)
+	}
+	if err != nil {
 		d.Close()
 		if made {
 			os.Remove(path)
