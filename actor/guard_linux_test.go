@@ -93,6 +93,7 @@ func TestServicesThatWaitToBeStartedHoldNoDescriptors(t *testing.T) {
 		for range count {
 			<-up
 		}
+		synctest.Wait() // each has published that, too
 		if got := descriptors() - before; got > 0 {
 			t.Errorf("descriptors when all are up: got %d, want none", got)
 		}

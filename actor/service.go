@@ -707,6 +707,10 @@ func (s *Service) handle(e Event, show bool) {
 	if (before.Phase == Backoff) != (s.state.Phase == Backoff) {
 		s.config.restless.set(s.name, s.state.Phase == Backoff)
 	}
+	// Before others can act on it, so that what follows stands behind it in the log.
+	if s.retired || changed(&before, &s.state) {
+		s.changed(first, before)
+	}
 	switch {
 	case s.retired:
 	case show || s.unwritten:
@@ -721,9 +725,6 @@ func (s *Service) handle(e Event, show bool) {
 	}
 	s.arm()
 	s.letGo()
-	if s.retired || changed(&before, &s.state) {
-		s.changed(first, before)
-	}
 }
 
 // decided and changed tell the log. They are not part of handle because its
