@@ -730,6 +730,7 @@ func successor(t *testing.T, expect ...int) (w *world, run func()) {
 			w.empty()
 			cancel()
 			<-done
+			w.over()
 		})
 	}
 }

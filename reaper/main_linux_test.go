@@ -97,8 +97,20 @@ func reap(t testing.TB) *world {
 		w.empty()
 		cancel()
 		<-done
+		w.over()
 	})
 	return w
+}
+
+// over waits for the goroutine that reaps, which may end after Run: it would
+// meddle with the next reaper. In a daemon there is one.
+func (w *world) over() {
+	w.t.Helper()
+	select {
+	case <-w.ended:
+	case <-time.After(soon):
+		w.t.Errorf("no children, and the reaper is still there after %v", soon)
+	}
 }
 
 // children are all processes whose parent we are, zombies too.

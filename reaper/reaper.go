@@ -83,6 +83,7 @@ type Reaper struct {
 	again  chan struct{} // asks for one more sweep
 	ends   chan struct{} // a main process has ended, as far as Run wants to know
 	looks  atomic.Bool   // Run knows already
+	ended  chan struct{} // closed when reapLoop has returned, which may be after Run
 	sub    bool          // orphans come to us: we are PID 1 or a subreaper
 
 	// mu makes reaping and everything that must not race with it one at a
@@ -156,6 +157,7 @@ func New(report func(Fact)) (*Reaper, error) {
 		slots:    newSlots(0),
 		again:    make(chan struct{}, 1),
 		ends:     make(chan struct{}, 1),
+		ended:    make(chan struct{}),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
 		main:     make(map[int]child),
 		draining: make(map[int]leftover),
@@ -202,6 +204,7 @@ func (r *Reaper) Run(ctx context.Context) error {
 // of those that come to us by themselves, or it is told of the next start.
 func (r *Reaper) reapLoop(ctx context.Context) {
 	// Notify and never Ignore: an ignored signal stays ignored in children.
+	defer close(r.ended)
 	chld := make(chan os.Signal, 1)
 	signal.Notify(chld, unix.SIGCHLD)
 	defer signal.Stop(chld)
