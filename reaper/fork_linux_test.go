@@ -119,12 +119,8 @@ func TestServicesGetTheLimitThatSomebodyHasSet(t *testing.T) {
 // stuck is a daemon whose first thread is in a start that hangs. Signals for
 // the process go to that one before others, if it takes them.
 func stuck() {
-	fan, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY|unix.O_CLOEXEC)
-	if err == nil {
-		err = unix.FanotifyMark(fan, unix.FAN_MARK_ADD, unix.FAN_OPEN_EXEC_PERM, unix.AT_FDCWD, os.Getenv("HANGS"))
-	}
-	if err != nil {
-		report("cannot hold an execve:", err)
+	fan, ok := holdExecve()
+	if !ok {
 		return
 	}
 	r, done := run(func(Fact) {})

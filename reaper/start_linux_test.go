@@ -418,18 +418,28 @@ func TestNoForkBeginsWhileForksAreHeld(t *testing.T) {
 	starters.Wait()
 }
 
-// hung is a daemon one of whose starts hangs in execve, as on a dead network
-// file system: here fanotify(7) does not let it go on.
-func hung() {
-	runtime.GOMAXPROCS(2)
-	debug.SetGCPercent(-1)   // which must not be waited for by a collection
-	debug.SetMemoryLimit(-1) // of any kind
+// holdExecve has every execve of the file that a part is told of wait
+// (fanotify(7)), until an answer is written to the descriptor. Where that cannot
+// be had it says so, and the part is over.
+func holdExecve() (fan int, ok bool) {
 	fan, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY|unix.O_CLOEXEC)
 	if err == nil {
 		err = unix.FanotifyMark(fan, unix.FAN_MARK_ADD, unix.FAN_OPEN_EXEC_PERM, unix.AT_FDCWD, os.Getenv("HANGS"))
 	}
 	if err != nil {
 		report("cannot hold an execve:", err)
+	}
+	return fan, err == nil
+}
+
+// hung is a daemon one of whose starts hangs in execve, as on a dead network
+// file system: here fanotify(7) does not let it go on.
+func hung() {
+	runtime.GOMAXPROCS(2)
+	debug.SetGCPercent(-1)   // which must not be waited for by a collection
+	debug.SetMemoryLimit(-1) // of any kind
+	fan, ok := holdExecve()
+	if !ok {
 		return
 	}
 	r, done := run(func(f Fact) {

@@ -81,6 +81,21 @@ func (d *disk) writable(yes bool) {
 	}
 }
 
+// three is a daemon with a disk of its own and three services: web, dies, and
+// held, which is held down.
+func three(t *testing.T) (r *rig.Rig, d *disk, web, dies int) {
+	t.Helper()
+	r = rig.New(t, rig.Plain)
+	d = newDisk(t, r)
+	for _, name := range []string{"web", "dies", "held"} {
+		r.Link(name, r.Sleeper())
+	}
+	r.Start()
+	r.Await("up", up, "web", "dies", "held")
+	r.Must("stop", "held")
+	return r, d, r.Look("web").Pid, r.Look("dies").Pid
+}
+
 // A client that looks for the daemon in the moment when one starts on a run
 // directory that is read-only does not keep it from being seen later.
 func TestADaemonIsSeenWhereNothingCanBeWritten(t *testing.T) {
@@ -126,15 +141,7 @@ func TestServicesAreAdoptedWhileNothingCanBeWritten(t *testing.T) {
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
-			r := rig.New(t, rig.Plain)
-			d := newDisk(t, r)
-			for _, name := range []string{"web", "dies", "held"} {
-				r.Link(name, r.Sleeper())
-			}
-			r.Start()
-			r.Await("up", up, "web", "dies", "held")
-			r.Must("stop", "held")
-			web, dies := r.Look("web").Pid, r.Look("dies").Pid
+			r, d, web, dies := three(t)
 
 			r.Crash()
 			fault.begin(d)
@@ -252,15 +259,7 @@ func TestWhatCouldNotBeWrittenDownIsNotStartedTwice(t *testing.T) {
 	} {
 		t.Run(end.name, func(t *testing.T) {
 			t.Parallel()
-			r := rig.New(t, rig.Plain)
-			d := newDisk(t, r)
-			for _, name := range []string{"web", "dies", "held"} {
-				r.Link(name, r.Sleeper())
-			}
-			r.Start()
-			r.Await("up", up, "web", "dies", "held")
-			r.Must("stop", "held")
-			web, dies := r.Look("web").Pid, r.Look("dies").Pid
+			r, d, web, dies := three(t)
 			r.Crash()
 			d.writable(false)
 			r.Start()
