@@ -53,6 +53,12 @@ type Config struct {
 	// from now on, and no longer. They must not block; nil is allowed.
 	Attend, Forget func(name string)
 
+	// Mute tells that files in a service's folder are going to change that are
+	// no requests, and Heed that requests are heard again: f is the open folder,
+	// or nil. They must not block; nil is allowed.
+	Mute func(name string)
+	Heed func(name string, f *rundir.Folder)
+
 	restless restless
 	silent   atomic.Int64 // services whose state could not be published
 	turns    turns
@@ -199,6 +205,7 @@ type Service struct {
 	parting   bool // the daemon stops, and this service when its turn comes: see part
 	retired   bool
 	attended  bool
+	muted     bool // nothing is heard of its folder
 
 	there rundir.Content // what was in the folder when it was opened
 	free  atomic.Bool    // it waits, is to be kept alive, and knows of no lock; see Tell
@@ -494,6 +501,24 @@ func (s *Service) attend() {
 	}
 }
 
+// mute is called when a service is about to be started again. What has to be
+// removed before that would wake those who listen for requests, in the middle of
+// the way from the death of a service to its next start.
+func (s *Service) mute() {
+	if s.config.Mute != nil && s.attended {
+		s.muted = true
+		s.config.Mute(s.name)
+	}
+}
+
+// heed is called when that is done. What the new process writes is heard.
+func (s *Service) heed() {
+	if s.muted {
+		s.muted = false
+		s.config.Heed(s.name, s.folder)
+	}
+}
+
 // hold reads the lock in the open folder.
 func (s *Service) hold() (rundir.Hold, rundir.Stamp, error) {
 	if !s.there.Has(rundir.Lock) {
@@ -655,6 +680,7 @@ func (s *Service) exited(exit reaper.Exit) {
 		s.handle(Event{Kind: Shutdown}, false) // nothing is restarted now
 	}
 	if s.state.Phase == Up && s.state.Want == WantUp {
+		s.mute()
 		if _, err := s.open(); err == nil {
 			switch hold, stamp, _ := s.hold(); hold {
 			case rundir.HoldDown, rundir.HoldKill:
@@ -755,6 +781,7 @@ func (c *Config) brief() time.Duration {
 
 // letGo gives back what was needed while something was handled.
 func (s *Service) letGo() {
+	s.heed()
 	s.close()
 	if s.guard != nil {
 		s.guard.Release()
@@ -880,6 +907,7 @@ func (s *Service) spawn() Event {
 	s.from, s.to = reaper.BootTime(), 0
 	s.remember()
 	process, err := s.config.Processes.Start(reaper.Command{Path: path, Env: env, Late: s.hangs, Exited: s.news})
+	s.heed()
 	if err != nil {
 		s.from = 0
 		return Event{Kind: Refused, Refusal: refusal(err), Cause: err.Error()}
@@ -893,6 +921,7 @@ func (s *Service) spawn() Event {
 // hangs is called when a start takes long, as it does in execve(2) of a file
 // whose file system does not answer. It is in nobody's way, and is told of.
 func (s *Service) hangs() {
+	s.heed()
 	if s.turn {
 		s.config.turns.giveBack()
 		s.turn = false

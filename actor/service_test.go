@@ -367,6 +367,65 @@ func TestRequestsAreTakenOfAServiceHoweverItBegins(t *testing.T) {
 	}
 }
 
+// From its death to its next start nobody listens, and no longer than that:
+// what the new process writes is heard.
+func TestNobodyListensBetweenADeathAndTheNextStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*bench)
+		after   time.Duration
+		phase   string
+		want    string
+	}{
+		"it is started again": {func(b *bench) {}, 0, "up", "mute, start, heed"},
+		"it waits":            {func(b *bench) { time.Sleep(lived); b.kernel.crash("web"); time.Sleep(2 * lived) }, 0, "backoff", "mute, heed"},
+		"its start hangs":     {func(b *bench) { b.kernel.execTime = time.Hour }, tooLate, "down", "mute, heed"},
+		"it is held":          {func(b *bench) { b.write("web", rundir.Lock, "TERM\n") }, 0, "down", "mute, heed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				var mu sync.Mutex
+				var told []string
+				starts := 0
+				tell := func(what string) {
+					mu.Lock()
+					defer mu.Unlock()
+					if now := len(b.kernel.started()); now > starts {
+						told, starts = append(told, "start"), now
+					}
+					told = append(told, what)
+				}
+				b.config.Attend = func(string) {}
+				b.config.Mute = func(string) { tell("mute") }
+				b.config.Heed = func(_ string, f *rundir.Folder) {
+					switch {
+					case f == nil || !f.Has(rundir.State):
+						tell("heed without a folder")
+					case b.file("web", rundir.Pid) == "102":
+						tell("heed when it is published")
+					default:
+						tell("heed")
+					}
+				}
+				b.run("web")
+				c.prepare(b)
+				time.Sleep(2 * lived)
+				mu.Lock()
+				told, starts = nil, len(b.kernel.started())
+				mu.Unlock()
+				b.kernel.crash("web")
+				time.Sleep(c.after)
+				b.expect("web", c.phase)
+				mu.Lock()
+				defer mu.Unlock()
+				if got := strings.Join(told, ", "); got != c.want {
+					t.Errorf("got %s; want %s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
 // A stop that is over at once is told of once.
 func TestAStopIsPublishedWhenItTakesLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

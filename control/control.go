@@ -68,24 +68,27 @@ const (
 type Control struct {
 	config Config
 
-	mu    sync.Mutex // guards calls and the life of the watcher, between callers and Run
-	calls []call
-	wake  chan struct{}
+	mu     sync.Mutex // guards calls, locked and the life of the watcher, between callers and Run
+	calls  []call
+	locked map[string]struct{} // services that have a lock, or may have had one
+	wake   chan struct{}
 
 	busy sync.Mutex // held while Run looks at folders; see Hold
 
-	// watcher is Run's. Forget uses it too, with mu, as long as it is there.
+	// watcher is Run's. Forget, Mute and Heed use it too, with mu, as long as it
+	// is there.
 	watcher *watch.Watcher
 	polls   bool
 	folders map[string]*folder
 	again   map[string]time.Time // folders to look at once more, and when
 }
 
-// call is an Attend, a Forget or a Renew on its way to Run.
+// call is an Attend, a Forget, a Renew or a Heed on its way to Run.
 type call struct {
 	name   string
 	attend bool
 	renew  bool
+	look   bool
 }
 
 // folder is what is known of a service's folder.
@@ -119,6 +122,7 @@ func New(config Config) *Control {
 	return &Control{
 		config:  config,
 		wake:    make(chan struct{}, 1),
+		locked:  make(map[string]struct{}),
 		folders: make(map[string]*folder),
 		again:   make(map[string]time.Time),
 	}
@@ -139,6 +143,39 @@ func (c *Control) Forget(name string) {
 	}
 	c.mu.Unlock()
 }
+
+// Mute says that the actor of a service is about to change files in its folder
+// that are no requests: nobody is woken for what happens there, until Heed. It
+// does not block.
+func (c *Control) Mute(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watcher != nil {
+		c.watcher.Mute(c.path(name), name)
+	}
+}
+
+// Heed ends a Mute. f is the open folder, or nil. If there is anything in it
+// that may have been meant for us, or may have been removed meanwhile, it is
+// looked at soon. It does not block.
+func (c *Control) Heed(name string, f *rundir.Folder) {
+	c.mu.Lock()
+	if c.watcher != nil {
+		c.watcher.Heed(c.path(name), name)
+	}
+	_, locked := c.locked[name]
+	c.mu.Unlock()
+	look := locked || f == nil
+	if !look {
+		there := f.Content()
+		look = there.Has(rundir.Lock) || there.Has(rundir.Control) || there.Has(rundir.Taken) || !there.Has(rundir.State)
+	}
+	if look {
+		c.call(call{name: name, look: true})
+	}
+}
+
+func (c *Control) path(name string) string { return filepath.Join(c.config.Rundir.Path(), name) }
 
 // Renew says that the run directory is another one: every folder is looked for
 // anew. Those that are gone with the old one are no orders. It does not block.
@@ -254,6 +291,8 @@ func (c *Control) answer() {
 				f.fresh = true
 				c.again[name] = time.Now()
 			}
+		} else if k.look {
+			c.look(k.name)
 		} else if k.attend {
 			c.folders[k.name] = &folder{fresh: true, status: true}
 			c.look(k.name)
@@ -261,6 +300,7 @@ func (c *Control) answer() {
 			f := c.folders[k.name]
 			delete(c.folders, k.name)
 			delete(c.again, k.name)
+			c.lockSeen(k.name, f, false)
 			c.watcher.Remove(k.name) // a look may have come in between
 			if f != nil && f.remade {
 				// It may have been late, and have made the folder anew, which
@@ -268,6 +308,18 @@ func (c *Control) answer() {
 				c.config.Rundir.RemoveFolder(k.name)
 			}
 		}
+	}
+}
+
+// lockSeen keeps for Heed whether a service has a lock, as far as is known, or
+// perhaps has one.
+func (c *Control) lockSeen(name string, k *folder, perhaps bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if (perhaps || k.lock != 0) && c.folders[name] == k {
+		c.locked[name] = struct{}{}
+	} else {
+		delete(c.locked, name)
 	}
 }
 
@@ -306,13 +358,13 @@ func (c *Control) open(name string, k *folder) (another bool, err error, ours bo
 
 // watch watches the folder, if it is not watched already.
 func (c *Control) watch(name string) (another bool, err error) {
-	another, err = c.watcher.Add(filepath.Join(c.config.Rundir.Path(), name), name)
+	another, err = c.watcher.Add(c.path(name), name)
 	if errors.Is(err, watch.ErrPolling) {
 		c.watchless(err)
 		err = nil
 	}
 	if err == nil && !another && c.polls {
-		_, err = os.Lstat(filepath.Join(c.config.Rundir.Path(), name))
+		_, err = os.Lstat(c.path(name))
 	}
 	return another, err
 }
@@ -352,6 +404,8 @@ func (c *Control) look(name string) {
 	}
 	defer f.Close()
 	there := f.Content()
+	// Before anybody is told: a lock that goes while nothing is heard must not go unseen.
+	c.lockSeen(name, k, there.Has(rundir.Lock) || there.Has(rundir.Control) || there.Has(rundir.Taken))
 	lost := !k.fresh && !another && c.bereft(name, k, there)
 	if lost {
 		// Somebody has removed what we published; or whoever removed the lock
@@ -368,6 +422,7 @@ func (c *Control) look(name string) {
 		k.empty = time.Time{}
 	}
 	half := c.lock(name, k, f, locked, lost)
+	c.lockSeen(name, k, false)
 	if !half {
 		k.half = time.Time{}
 	} else if k.half.IsZero() {

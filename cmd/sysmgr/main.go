@@ -202,6 +202,8 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 		},
 		Attend: requests.Attend,
 		Forget: requests.Forget,
+		Mute:   requests.Mute,
+		Heed:   requests.Heed,
 	}, past...)
 	log.report(begun{s.sysdir, s.rundir, len(past)})
 	next := replacement{path, pathErr, claim, reap, requests, supervisor, log, signals, over}

@@ -65,6 +65,8 @@ func assemble(t *testing.T, r *rig.Rig) *insideOut {
 		Debug:     func() bool { return false },
 		Attend:    requests.Attend,
 		Forget:    requests.Forget,
+		Mute:      requests.Mute,
+		Heed:      requests.Heed,
 	})
 	scan, err := scanner.New(scanner.Config{
 		Dir: r.Sysdir,

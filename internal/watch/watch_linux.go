@@ -17,6 +17,10 @@ const mask = unix.IN_CREATE | unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_M
 	unix.IN_DELETE | unix.IN_ATTRIB | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF |
 	unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
 
+// muted is what is heard of a directory that is mute: that it is renamed, and as
+// always (IN_IGNORED) that it is removed.
+const muted = unix.IN_MOVE_SELF | unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
+
 type system struct {
 	// fd is the inotify descriptor, or -1. It is not in the runtime's poller,
 	// where each event would wake a thread: a daemon that starts a thousand
@@ -126,6 +130,41 @@ func (w *Watcher) Remove(key string) {
 		delete(s.wds, key)
 	}
 	delete(s.bare, key)
+}
+
+// Mute has the kernel tell nothing of what happens in the directory of key, at
+// path, but its own end, until Heed: for whoever is about to change files there
+// that are of no interest. Each change would wake the reader, on a processor
+// that has something better to do. Add ends it too.
+func (w *Watcher) Mute(path, key string) { w.listen(path, key, muted) }
+
+// Heed ends a Mute. What happened between the two is not told of: whoever calls
+// looks for himself, after this and not before. If the path leads to another
+// directory by now, or to none, it rings.
+func (w *Watcher) Heed(path, key string) {
+	if !w.listen(path, key, mask) {
+		w.ring(key)
+	}
+}
+
+// listen changes what is heard of the directory of key. It is false if that is
+// not at path any more; for a key that is not watched there is nothing to change.
+func (w *Watcher) listen(path, key string, mask uint32) (same bool) {
+	s := &w.sys
+	s.table.Lock()
+	defer s.table.Unlock()
+	old, ok := s.wds[key]
+	if !ok {
+		return true
+	}
+	wd, err := unix.InotifyAddWatch(s.fd, path, mask)
+	if err != nil {
+		return false
+	}
+	if _, known := s.keys[int32(wd)]; !known {
+		unix.InotifyRmWatch(s.fd, uint32(wd)) // another directory, for which there was none
+	}
+	return int32(wd) == old
 }
 
 // Close ends the watcher and waits for its goroutines.

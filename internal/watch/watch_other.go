@@ -18,6 +18,12 @@ func (w *Watcher) Add(path, key string) (another bool, err error) { return false
 // Remove does nothing here.
 func (w *Watcher) Remove(key string) {}
 
+// Mute does nothing here.
+func (w *Watcher) Mute(path, key string) {}
+
+// Heed does nothing here.
+func (w *Watcher) Heed(path, key string) {}
+
 // Lay does nothing here: no way is covered.
 func (w *Watcher) Lay(paths ...string) (covered bool) { return false }
 

@@ -1,0 +1,104 @@
+package control
+
+import (
+	"os"
+	"testing"
+
+	"sysmgr/internal/rundir"
+)
+
+// heeding is the folder of a service, open as its actor has it.
+func (w *world) heeding(name string) *rundir.Folder {
+	w.t.Helper()
+	f, err := w.dir.Folder(name)
+	w.must(err)
+	w.t.Cleanup(f.Close)
+	return f
+}
+
+// deaf fails the test if what is written into the folder while it is mute is
+// heard all the same: then what a test shows about Heed is worth nothing.
+func (w *world) deaf(name string, change func()) {
+	w.t.Helper()
+	w.control.Mute(name)
+	change()
+	w.quiet()
+}
+
+func TestWhatCameWhileNobodyListenedIsFound(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(w *world)
+		want   string
+	}{
+		"a request":        {func(w *world) { w.put("web", rundir.Control, "restart a\n") }, "restart web #a"},
+		"one taken before": {func(w *world) { w.put("web", rundir.Taken, "restart a\n") }, "restart web #a"},
+		"a lock":           {func(w *world) { w.put("web", rundir.Lock, "TERM\n") }, "stop web lock"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, "web")
+			w.deaf("web", func() { c.change(w) })
+			w.control.Heed("web", w.heeding("web"))
+			w.expect(c.want)
+			w.quiet()
+		})
+	}
+}
+
+// A lock that is not there any more does not show in the folder.
+func TestALockRemovedWhileNobodyListenedIsMissed(t *testing.T) {
+	t.Parallel()
+	w := start(t, "web")
+	w.put("web", rundir.Lock, "once\n")
+	w.expect("once web lock")
+	w.deaf("web", func() { w.must(os.Remove(w.path("web", rundir.Lock))) })
+	w.control.Heed("web", w.heeding("web"))
+	w.expect("released web")
+	w.quiet()
+}
+
+// What rm -r has removed before it met a new file is an order all the same.
+func TestAStatusRemovedWhileNobodyListenedIsMissed(t *testing.T) {
+	t.Parallel()
+	w := start(t, "web")
+	w.quiet() // the status has been seen
+	w.deaf("web", func() { w.must(os.Remove(w.path("web", rundir.State))) })
+	w.control.Heed("web", w.heeding("web"))
+	w.expect("released web lost")
+}
+
+func TestWithoutAFolderToLookInHeedHasItLookedAt(t *testing.T) {
+	t.Parallel()
+	w := start(t, "web")
+	w.deaf("web", func() { w.put("web", rundir.Control, "restart a\n") })
+	w.control.Heed("web", nil)
+	w.expect("restart web #a")
+}
+
+// Or every start would cost a look.
+func TestHeedWakesNobodyForNothing(t *testing.T) {
+	c, dir, _ := attending(t)
+	f, err := dir.Folder("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Write(rundir.State, []byte("phase up\n")); err != nil {
+		t.Fatal(err)
+	}
+	c.Mute("web")
+	c.Heed("web", f)
+	if len(c.calls) != 0 {
+		t.Errorf("calls: got %+v, want none", c.calls)
+	}
+	if err := f.Write(rundir.Lock, []byte("TERM\n")); err != nil {
+		t.Fatal(err)
+	}
+	c.look("web")
+	c.Forget("web")
+	c.answer()
+	if len(c.locked) != 0 {
+		t.Errorf("locks known of a service that is forgotten: got %v, want none", c.locked)
+	}
+}
