@@ -264,7 +264,7 @@ func (d *Dir) lockIn(own *Folder) (*os.File, error) {
 	if !d.left && d.lives() {
 		return nil, ErrRunning
 	}
-	fd, err := own.seize("lock", ErrRunning)
+	fd, err := own.seize("lock", ErrRunning, unix.O_CREAT)
 	if errors.Is(err, unix.EROFS) {
 		return own.lockOld("lock")
 	}

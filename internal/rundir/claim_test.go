@@ -81,6 +81,7 @@ func TestReleaseLeavesWhatStrangersMade(t *testing.T) {
 		put(t, path, "x")
 	}
 	put(t, dir.Path()+"/web/status", "x")
+	put(t, dir.Path()+"/web/"+GuardFile, "")
 	c.Release()
 	for _, name := range strangers {
 		if _, err := os.Lstat(filepath.Join(dir.Path(), name)); err != nil {

@@ -545,8 +545,11 @@ func (f *Folder) Stat(name string) (Stamp, error) {
 // it has from us. So a daemon that was killed in the middle of a start leaves
 // a guard that is held until the start is over; and a Release takes the lock
 // from everybody.
-func (f *Folder) Grab() (*Guard, error) {
-	fd, err := f.seize(GuardFile, ErrGrabbed)
+func (f *Folder) Grab() (*Guard, error) { return f.grab(unix.O_CREAT) }
+
+// grab is Grab; without O_CREAT, a folder that has no guard gets none.
+func (f *Folder) grab(create int) (*Guard, error) {
+	fd, err := f.seize(GuardFile, ErrGrabbed, create)
 	if err != nil {
 		return nil, err
 	}
@@ -562,12 +565,12 @@ func (g *Guard) Release() {
 	unix.Close(g.fd)
 }
 
-// seize makes a file, if it is missing, and locks it, or returns taken if
-// somebody else has. It does not wait. Whoever ends removes the file while he
+// seize makes a file, if it is missing and create is O_CREAT, and locks it, or
+// returns taken if somebody else has. It does not wait. Whoever ends removes the file while he
 // holds the lock; so a lock counts only on a file that still has a name.
-func (f *Folder) seize(name string, taken error) (fd int, err error) {
+func (f *Folder) seize(name string, taken error, create int) (fd int, err error) {
 	for {
-		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|create|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 		if err != nil {
 			return -1, f.err("open", name, err)
 		}
@@ -600,7 +603,9 @@ var daemonFiles = []string{Pid, Syspid, State, Control, Taken, Ready, StopSignal
 // Sweep empties the folder of everything that sysmgr and its tools make and
 // removes it if nothing else is in it. With keepLock set a lock stays, and the
 // folder with it. What somebody else put there stays too. So does all of a
-// folder whose guard is held: runsyssv runs the service there.
+// folder whose guard is held: runsyssv runs the service there; and of one that
+// has neither a guard nor a status, which is no service's: RUNDIR may be a
+// directory in which others have folders with a pid file.
 func (d *Dir) Sweep(name string, keepLock bool) error {
 	f, err := d.Folder(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -610,7 +615,16 @@ func (d *Dir) Sweep(name string, keepLock bool) error {
 		return err
 	}
 	defer f.Close()
-	guard, err := f.Grab()
+	guard, err := f.grab(0)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := f.ReadStatus(); err != nil {
+			if err := d.RemoveFolder(name); !occupied(err) {
+				return err
+			}
+			return nil
+		}
+		guard, err = f.Grab()
+	}
 	if errors.Is(err, ErrGrabbed) {
 		return nil
 	}
@@ -656,7 +670,7 @@ func (d *Dir) clear(name string, f *Folder, keepLock bool) error {
 }
 
 // clearAll is clear for a folder in which there is something unusual. The guard
-// goes last.
+// goes last; with a lock that stays, it stays too, and says whose folder this is.
 func (d *Dir) clearAll(name string, f *Folder, keepLock bool) error {
 	there := f.Content()
 	var first error
@@ -672,6 +686,9 @@ func (d *Dir) clearAll(name string, f *Folder, keepLock bool) error {
 		for _, left := range f.unfinished() {
 			first = errors.Join(first, f.Remove(left))
 		}
+	}
+	if keepLock && there.Has(Lock) {
+		return first
 	}
 	first = errors.Join(first, f.Remove(GuardFile))
 	if err := d.RemoveFolder(name); !occupied(err) {

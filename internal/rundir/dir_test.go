@@ -367,8 +367,8 @@ func TestSweepRemovesWhatIsOurs(t *testing.T) {
 	if err := dir.Sweep("web", true); err != nil {
 		t.Fatal(err)
 	}
-	if got := listing(t, f.Path()); !slices.Equal(got, []string{"lock"}) {
-		t.Errorf("with keepLock: got %q, want the lock", got)
+	if got := listing(t, f.Path()); !slices.Equal(got, []string{GuardFile, Lock}) {
+		t.Errorf("with keepLock: got %q, want the lock and the guard", got)
 	}
 
 	f = fill()
@@ -411,10 +411,16 @@ func TestSweepOfWhatARunLeavesKeepsAllElse(t *testing.T) {
 			if _, err := dir.Folder("web"); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("a folder with nothing else: got %v, want %v", err, fs.ErrNotExist)
 			}
-		} else if got := listing(t, f.Path()); !slices.Equal(got, left) {
-			t.Errorf("got %q, want %q", got, left)
+		} else {
+			want := left
+			if left[0] == Lock {
+				want = []string{GuardFile, Lock} // it is still a service's folder
+			}
+			if got := listing(t, f.Path()); !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
 		}
-		f.Remove(left...)
+		f.Remove(append(left, GuardFile)...)
 		f.Close()
 	}
 }
@@ -454,6 +460,69 @@ func TestSweepLeavesAloneWhoCameMeanwhile(t *testing.T) {
 		guard.Release()
 	}
 	wait.Wait()
+}
+
+// RUNDIR may be /run by mistake, where dbus has /run/dbus/pid.
+func TestSweepLeavesAFolderThatIsNoServices(t *testing.T) {
+	dir := newDir(t)
+	for name, c := range map[string]struct{ there, want []string }{
+		"nothing says so":         {[]string{Pid, Lock, Ready}, []string{Pid, Lock, Ready}},
+		"a guard":                 {[]string{GuardFile, Pid, Lock, Ready}, nil},
+		"a status":                {[]string{Pid, State, Lock}, nil},
+		"something called status": {[]string{Pid, "status "}, []string{Pid, State}},
+		"nothing":                 {nil, nil},
+	} {
+		f, err := dir.MakeFolder("dbus")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range c.there {
+			content := "phase up\n"
+			if file == "status " {
+				file, content = State, "of something else\n"
+			}
+			put(t, filepath.Join(f.Path(), file), content)
+		}
+		if err := dir.Sweep("dbus", false); err != nil {
+			t.Errorf("%s: got %v, want nil", name, err)
+		}
+		slices.Sort(c.want)
+		if c.want != nil {
+			if got := listing(t, f.Path()); !slices.Equal(got, c.want) {
+				t.Errorf("%s: got %q, want %q", name, got, c.want)
+			}
+		} else if _, err := dir.Folder("dbus"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: got %v, want no folder any more", name, err)
+		}
+		os.RemoveAll(f.Path())
+		f.Close()
+	}
+}
+
+// A lock outlives its service, and goes with the daemon.
+func TestReleaseRemovesALockThatWasKept(t *testing.T) {
+	dir := newDir(t)
+	c := claim(t, dir)
+	f, err := dir.MakeFolder("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, file := range []string{GuardFile, State, Lock} {
+		put(t, filepath.Join(f.Path(), file), "phase down\n")
+	}
+	if err := dir.Sweep("web", true); err != nil {
+		t.Fatal(err)
+	}
+	if !f.Has(Lock) {
+		t.Fatal("the lock is gone with its service")
+	}
+	if err := c.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir.Path()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want no directory any more", err)
+	}
 }
 
 func listing(t *testing.T, path string) []string {
