@@ -155,7 +155,12 @@ func waits(dir *rundir.Dir, name string, others []string, since time.Duration) (
 // killed. If that has ended in good order, it is rundir.ErrNotRunning at once;
 // after so much time it is ErrTime.
 func Successor(dir *rundir.Dir, wait time.Duration) error {
-	watcher, _ := watch.New(func(name string, _ bool) bool { return name == rundir.Pid })
+	watcher, _ := watch.New(func(name string, _ watch.Change) watch.Mark {
+		if name == rundir.Pid {
+			return watch.Rings
+		}
+		return 0
+	})
 	defer watcher.Close()
 	late := time.NewTimer(wait)
 	defer late.Stop()

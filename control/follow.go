@@ -58,7 +58,12 @@ func Follow(path string, names []string, tell func(Change), stop <-chan struct{}
 
 // interesting leaves out files that are not finished yet, and the daemon's
 // own.
-func interesting(name string, _ bool) bool { return !strings.HasPrefix(name, ".") }
+func interesting(name string, _ watch.Change) watch.Mark {
+	if strings.HasPrefix(name, ".") {
+		return 0
+	}
+	return watch.Rings
+}
 
 // The keys of directories that are no service's folder, whose names hold no
 // slash.

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"sysmgr/internal/rundir"
+	"sysmgr/internal/watch"
 )
 
 // heard is the names that the watch told of since the last look.
@@ -16,13 +17,13 @@ type heard struct {
 const few = 16
 
 // hear takes a name from the watcher. There is no use in knowing all of many.
-func (h *heard) hear(name string, _ bool) (interested bool) {
+func (h *heard) hear(name string, _ watch.Change) watch.Mark {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.names) <= few {
 		h.names = append(h.names, name)
 	}
-	return true
+	return watch.Rings
 }
 
 // take returns the names and forgets them.

@@ -366,7 +366,7 @@ func TestNewEntryIsToldOfEarlyAndThenWithAllOthers(t *testing.T) {
 func (w *world) hears(names ...string) (early string, whole bool) {
 	w.early = nil
 	for _, name := range names {
-		w.s.heard.hear(name, false)
+		w.s.heard.hear(name, watch.Came)
 	}
 	whole = w.s.glance(w.s.heard.take())
 	return text(w.early), whole

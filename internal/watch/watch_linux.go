@@ -39,7 +39,7 @@ type system struct {
 	polling bool // a watch could not be had, so the clock rings too
 }
 
-func (w *Watcher) start(interested func(string, bool) bool) error {
+func (w *Watcher) start(interested func(string, Change) Mark) error {
 	w.sys.fd = -1
 	w.sys.mounts.Store(-1)
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -187,7 +187,7 @@ func (w *Watcher) Close() {
 func (s *system) wake() { unix.Write(s.nudge, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 // read blocks in the kernel until there are events or the watcher is closed.
-func (w *Watcher) read(interested func(string, bool) bool) {
+func (w *Watcher) read(interested func(string, Change) Mark) {
 	buf := make([]byte, 64*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
 	for w.open(true, forEver) {
 		// Begin a new time slice: the runtime counts this one from before
@@ -258,7 +258,7 @@ const (
 // decode goes through the events of one read, laid out as inotify(7) says:
 // wd, mask, cookie, len, then len bytes of name padded with NUL. It tells whether
 // that made it ring.
-func (w *Watcher) decode(buf []byte, interested func(string, bool) bool) (rang bool) {
+func (w *Watcher) decode(buf []byte, interested func(string, Change) Mark) (rang bool) {
 	for len(buf) >= unix.SizeofInotifyEvent {
 		wd := int32(binary.NativeEndian.Uint32(buf))
 		what := binary.NativeEndian.Uint32(buf[4:])
@@ -292,11 +292,34 @@ func (w *Watcher) decode(buf []byte, interested func(string, bool) bool) (rang b
 			w.ringWay()
 			rang = true
 		}
-		if !known || len(name) > 0 && interested != nil && !interested(string(name), what&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0) {
+		if !known {
 			continue
 		}
-		w.ring(key)
-		rang = true
+		mark := Rings
+		switch {
+		case len(name) == 0:
+			mark = Itself
+		case interested != nil:
+			mark = interested(string(name), change(what))
+		}
+		if mark != 0 {
+			w.ring(key, mark)
+			rang = true
+		}
 	}
 	return rang
+}
+
+// change is an event's mask as far as anybody wants to know it.
+func change(mask uint32) (c Change) {
+	if mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0 {
+		c |= Came
+	}
+	if mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0 {
+		c |= Gone
+	}
+	if mask&(unix.IN_CLOSE_WRITE|unix.IN_MOVED_TO) != 0 {
+		c |= Written
+	}
+	return c
 }

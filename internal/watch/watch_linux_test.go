@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func start(t *testing.T, interested func(string, bool) bool) *Watcher {
+func start(t *testing.T, interested func(string, Change) Mark) *Watcher {
 	t.Helper()
 	w, err := New(interested)
 	if err != nil {
@@ -65,6 +65,7 @@ type listener struct {
 	t     *testing.T
 	w     *Watcher
 	turns int
+	marks map[string]Mark // what rang with the keys that heard has returned
 }
 
 func listen(t *testing.T, w *Watcher) *listener { return &listener{t: t, w: w} }
@@ -79,24 +80,27 @@ func (l *listener) heard() string {
 	dir := l.t.TempDir()
 	add(l.t, l.w, dir, last)
 	defer l.w.Remove(last)
-	put(l.t, filepath.Join(dir, "lock"), "")
-	keys := make(map[string]bool)
+	if err := os.Chmod(dir, 0o700); err != nil { // which nobody can leave out
+		l.t.Fatal(err)
+	}
+	keys := make(map[string]Mark)
 	late := time.After(soon)
-	for !keys[last] {
+	for keys[last] == 0 {
 		select {
 		case <-l.w.Bell():
 			news := l.w.Take()
 			if news.Lost || news.All {
 				l.t.Fatalf("got %+v, want events", news)
 			}
-			for key := range news.Keys {
-				keys[key] = true
+			for key, mark := range news.Keys {
+				keys[key] |= mark
 			}
 		case <-late:
 			l.t.Fatalf("no bell after %v", soon)
 		}
 	}
-	maps.DeleteFunc(keys, func(key string, _ bool) bool { return strings.HasPrefix(key, marker) })
+	maps.DeleteFunc(keys, func(key string, _ Mark) bool { return strings.HasPrefix(key, marker) })
+	l.marks = keys
 	return strings.Join(slices.Sorted(maps.Keys(keys)), " ")
 }
 
@@ -156,7 +160,12 @@ func TestEveryChangeInADirectoryRings(t *testing.T) {
 
 func TestOnlyInterestingNamesRing(t *testing.T) {
 	dir := t.TempDir()
-	w := start(t, func(name string, _ bool) bool { return name == "lock" })
+	w := start(t, func(name string, _ Change) Mark {
+		if name == "lock" {
+			return Rings
+		}
+		return 0
+	})
 	add(t, w, dir, "web")
 	l := listen(t, w)
 	for name, want := range map[string]string{"status": "", "lock2": "", "loc": "", ".lock": "", "lock": "web"} {
@@ -171,6 +180,51 @@ func TestOnlyInterestingNamesRing(t *testing.T) {
 	}
 	if got := l.heard(); got != "web" {
 		t.Errorf("removed: got %q, want web", got)
+	}
+}
+
+// Whoever marks names by what happened to them gets all the marks, and what has
+// none does not ring.
+func TestMarksSayWhatHappenedToANameOfInterest(t *testing.T) {
+	const came, gone, written Mark = 1, 2, 4
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	file, other := filepath.Join(dir, "pid"), filepath.Join(elsewhere, "pid")
+	put(t, other, "")
+	w := start(t, func(name string, what Change) (mark Mark) {
+		if name == "pid" {
+			for c, m := range map[Change]Mark{Came: came, Gone: gone, Written: written} {
+				if what&c != 0 {
+					mark |= m
+				}
+			}
+		}
+		return mark
+	})
+	add(t, w, dir, "web")
+	l := listen(t, w)
+	for _, step := range []struct {
+		what string
+		do   func() error
+		want Mark
+	}{
+		{"a link to it", func() error { return os.Link(other, file) }, came},
+		{"its mode", func() error { return os.Chmod(file, 0o600) }, 0},
+		{"its end", func() error { return os.Remove(file) }, gone},
+		{"a rename", func() error { return os.Rename(other, file) }, came | written},
+		{"a writer", func() error { return os.WriteFile(file, nil, 0o644) }, written},
+		{"a rename away", func() error { return os.Rename(file, other) }, gone},
+		{"a new file", func() error { return os.WriteFile(file, nil, 0o644) }, came | written},
+		{"another name", func() error { return os.WriteFile(file+"2", nil, 0o644) }, 0},
+		{"the directory itself", func() error { return os.Chmod(dir, 0o700) }, Itself},
+		{"that and a name", func() error { return errors.Join(os.Chmod(dir, 0o755), os.Remove(file)) }, Itself | gone},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		l.heard()
+		if got := l.marks["web"]; got != step.want {
+			t.Errorf("%s: got marks %b, want %b", step.what, got, step.want)
+		}
 	}
 }
 
@@ -304,9 +358,9 @@ func TestLinkIsFollowedOnlyWhenAsked(t *testing.T) {
 
 func TestNewsIsToldOnce(t *testing.T) {
 	w := start(t, nil)
-	w.ring("a")
-	w.ring("b")
-	w.ring("a")
+	w.ring("a", Rings)
+	w.ring("b", Rings)
+	w.ring("a", Rings<<1)
 	w.ringAll(false)
 	<-w.Bell()
 	if news := w.Take(); len(news.Keys) != 2 || !news.All || news.Lost {
@@ -338,7 +392,7 @@ func event(wd int32, mask, size uint32, name string) []byte {
 
 // silent is a watcher that reads nothing by itself.
 func silent(keys map[int32]string) *Watcher {
-	w := &Watcher{bell: make(chan struct{}, 1), done: make(chan struct{}), dirty: make(map[string]struct{})}
+	w := &Watcher{bell: make(chan struct{}, 1), done: make(chan struct{}), dirty: make(map[string]Mark)}
 	w.sys.keys, w.sys.wds = make(map[int32]string), make(map[string]int32)
 	for wd, key := range keys {
 		w.sys.keys[wd], w.sys.wds[key] = key, wd
@@ -391,11 +445,11 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, buf []byte) {
 		w := silent(map[int32]string{1: "a", 2: "b"})
-		w.decode(buf, func(name string, _ bool) bool {
+		w.decode(buf, func(name string, _ Change) Mark {
 			if strings.ContainsRune(name, 0) {
 				t.Errorf("name %q", name)
 			}
-			return true
+			return Rings
 		})
 		news := w.Take()
 		for key := range news.Keys {
@@ -426,10 +480,10 @@ func TestEventsThatTheKernelLostAreToldOf(t *testing.T) {
 	}
 	entered, leave := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	w := start(t, func(string, bool) bool {
+	w := start(t, func(string, Change) Mark {
 		once.Do(func() { close(entered) })
 		<-leave
-		return true
+		return Rings
 	})
 	goOn := sync.OnceFunc(func() { close(leave) })
 	defer goOn()

@@ -10,7 +10,7 @@ type system struct{}
 
 var errNoInotify = errors.New("not on this platform")
 
-func (w *Watcher) start(func(string, bool) bool) error { return errNoInotify }
+func (w *Watcher) start(func(string, Change) Mark) error { return errNoInotify }
 
 // Add does nothing here: the clock rings for everything.
 func (w *Watcher) Add(path, key string) (another bool, err error) { return false, nil }
