@@ -1,7 +1,9 @@
 package rundir
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,6 +41,22 @@ type Status struct {
 	Calls    int           // of sysmgr-depends in the last run of the same file; -1: not known
 	Requests []string      // ids of the requests taken, the newest first
 	Refused  string        // id and reason of the last request that was refused
+	Said     Said          // what the service says of itself, as far as the daemon has heard of it
+}
+
+// Said is what a run of a service says of itself by the files that it writes,
+// as a status repeats it. The files are the truth, and this may be a moment
+// behind them.
+type Said struct {
+	Heard   bool     // the daemon hears of what is said; without that nothing here counts
+	Ready   bool     // it is ready
+	Waiting []string // whom it waits for
+	Pid     int      // what it wrote into its pid file, 0: it has left that alone
+}
+
+// Equal tells whether the same was said.
+func (s Said) Equal(t Said) bool {
+	return s.Heard == t.Heard && s.Ready == t.Ready && s.Pid == t.Pid && slices.Equal(s.Waiting, t.Waiting)
 }
 
 // KeptRequests is how many request ids a status repeats: enough for many
@@ -64,6 +82,9 @@ func (s Status) Encode() []byte {
 	if s.Pid > 0 {
 		number("pid", s.Pid)
 	}
+	if s.Said.Heard {
+		s.Said.encode(word, number)
+	}
 	b = append(s.Since.AppendFormat(append(b, "since "...), "2006-01-02T15:04:05.000Z07:00"), '\n')
 	moment("clock", s.Clock)
 	number("starts", s.Starts)
@@ -85,6 +106,26 @@ func (s Status) Encode() []byte {
 	word("request", strings.Join(s.Requests, " "))
 	word("refused", s.Refused)
 	return b
+}
+
+// encode writes a line for each name, because there may be spaces in one, and
+// no more names than there is room for.
+func (s Said) encode(word func(key, value string), number func(key string, n int)) {
+	if s.Pid > 0 {
+		number("service-pid", s.Pid)
+	}
+	ready := "no"
+	if s.Ready {
+		ready = "yes"
+	}
+	word("ready", ready)
+	room := maxValue
+	for _, name := range s.Waiting {
+		if room -= len("waiting ") + len(name) + 1; room < 0 {
+			break
+		}
+		word("waiting", name)
+	}
 }
 
 func seconds(d time.Duration) string {
@@ -117,42 +158,52 @@ func plain(value string) string {
 // over, so that an older tool can read a newer daemon's file; without a phase
 // it is an error. The file may have been written by the service, to be shown
 // on an administrator's terminal: control characters are escaped here too.
+//
+// Nothing of data is kept, and nothing is allocated for what a status has as a
+// rule: a tool reads those of thousands.
 func ParseStatus(data []byte) (Status, error) {
 	s := Status{Calls: -1}
-	for line := range strings.Lines(string(data)) {
-		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		value = plain(value)
-		switch key {
+	for line := range bytes.Lines(data) {
+		key, value, _ := bytes.Cut(bytes.TrimSuffix(line, newline), space)
+		switch string(key) {
 		case "phase":
-			s.Phase = value
+			s.Phase = word(value)
 		case "wanted":
-			s.Wanted = value
+			s.Wanted = word(value)
 		case "pid":
-			s.Pid, _ = ParsePid([]byte(value))
+			s.Pid, _ = ParsePid(value)
+		case "service-pid":
+			s.Said.Pid, _ = ParsePid(value)
+		case "ready":
+			s.Said.Heard, s.Said.Ready = true, string(value) == "yes"
+		case "waiting":
+			if name := string(value); CheckName(name) == nil {
+				s.Said.Waiting = append(s.Said.Waiting, name)
+			}
 		case "since":
-			s.Since, _ = time.Parse(time.RFC3339, value)
+			s.Since, _ = time.Parse(time.RFC3339, string(value))
 		case "clock":
-			s.Clock = parseSeconds(value)
+			s.Clock = parseSeconds(string(value))
 		case "starts":
-			s.Starts, _ = strconv.Atoi(value)
+			s.Starts, _ = strconv.Atoi(string(value))
 		case "restarts":
-			s.Restarts, _ = strconv.Atoi(value)
+			s.Restarts, _ = strconv.Atoi(string(value))
 		case "last-exit":
-			s.LastExit = value
+			s.LastExit = word(value)
 		case "cause":
-			s.Cause = value
+			s.Cause = word(value)
 		case "retry-in":
-			s.RetryIn = parseSeconds(value)
+			s.RetryIn = parseSeconds(string(value))
 		case "failures":
-			s.Failures, _ = strconv.Atoi(value)
+			s.Failures, _ = strconv.Atoi(string(value))
 		case "killed":
-			s.Killed = parseSeconds(value)
+			s.Killed = parseSeconds(string(value))
 		case "calls":
-			s.Calls, _ = strconv.Atoi(value)
+			s.Calls, _ = strconv.Atoi(string(value))
 		case "request":
-			s.Requests = strings.Fields(value)
+			s.Requests = strings.Fields(word(value))
 		case "refused":
-			s.Refused = value
+			s.Refused = word(value)
 		}
 	}
 	switch s.Phase {
@@ -160,6 +211,18 @@ func ParseStatus(data []byte) (Status, error) {
 		return s, nil
 	}
 	return s, fmt.Errorf("no status: phase %.20q", s.Phase)
+}
+
+var newline, space = []byte("\n"), []byte(" ")
+
+// word is a value as a string, plain.
+func word(value []byte) string {
+	for _, usual := range [...]string{Up, Stopping, Down, Backoff, Blocked} {
+		if string(value) == usual {
+			return usual
+		}
+	}
+	return plain(string(value))
 }
 
 func parseSeconds(value string) time.Duration {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,14 @@ func statuses() *rapid.Generator[Status] {
 			Requests: rapid.SliceOfN(word, 0, KeptRequests).Draw(t, "requests"),
 			Refused:  text.Draw(t, "refused"),
 		}
+		if rapid.Bool().Draw(t, "heard") {
+			s.Said = Said{
+				Heard:   true,
+				Ready:   rapid.Bool().Draw(t, "ready"),
+				Waiting: rapid.SliceOfN(rapid.StringMatching(`[a-z][ -.0-~é]{0,20}`), 0, 5).Draw(t, "waiting"),
+				Pid:     rapid.OneOf(rapid.Just(0), rapid.IntRange(2, 1<<31-1)).Draw(t, "service-pid"),
+			}
+		}
 		return s
 	})
 }
@@ -63,6 +72,9 @@ func TestStatusComesBackAsItWasWritten(t *testing.T) {
 		if len(want.Requests) == 0 {
 			want.Requests = nil
 		}
+		if len(want.Said.Waiting) == 0 {
+			want.Said.Waiting = nil
+		}
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("got %+v\nwant %+v\nfile:\n%s", got, want, s.Encode())
 		}
@@ -88,6 +100,56 @@ func TestStatusKeepsEachValueOnItsLine(t *testing.T) {
 	}
 }
 
+// A service may have written the file, and an administrator's terminal shows it.
+func TestWhatIsReadFromAStatusHarmsNoTerminal(t *testing.T) {
+	s, err := ParseStatus([]byte("phase up\nwanted \x1b[1m\ncause \x1b]0;x\a\nlast-exit \x9b\nrefused \x00\nrequest \x1b\nready yes\nwaiting \x1b[2J\nwaiting a/b\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range append([]string{s.Wanted, s.Cause, s.LastExit, s.Refused}, s.Requests...) {
+		if word == "" || strings.ContainsFunc(word, unicode.IsControl) || !utf8.ValidString(word) {
+			t.Errorf("got %q, want it escaped", word)
+		}
+	}
+	if s.Said.Waiting != nil {
+		t.Errorf("got %q, want no service of such a name", s.Said.Waiting)
+	}
+}
+
+// Without the key ready nobody can tell what a service says of itself: the
+// daemon does not hear of it, or is of a version that does not listen.
+func TestStatusSaysWhetherItKnowsWhatTheServiceSays(t *testing.T) {
+	base := Status{Phase: Up, Wanted: "up", Pid: 100, Since: time.Now()}
+	for _, c := range []struct {
+		said Said
+		want string
+	}{
+		{Said{}, ""},
+		{Said{Ready: true, Waiting: []string{"db"}, Pid: 200}, ""},
+		{Said{Heard: true}, "ready no"},
+		{Said{Heard: true, Ready: true, Pid: 200}, "service-pid 200,ready yes"},
+		{Said{Heard: true, Waiting: []string{"db", "my cache"}}, "ready no,waiting db,waiting my cache"},
+	} {
+		s := base
+		s.Said = c.said
+		data := s.Encode()
+		var lines []string
+		for line := range strings.Lines(string(data)) {
+			switch key, _, _ := strings.Cut(line, " "); key {
+			case "ready", "waiting", "service-pid":
+				lines = append(lines, strings.TrimSuffix(line, "\n"))
+			}
+		}
+		if got := strings.Join(lines, ","); got != c.want {
+			t.Errorf("%+v: got %q, want %q", c.said, got, c.want)
+		}
+		got, err := ParseStatus(data)
+		if want := c.said; err != nil || got.Said.Heard != want.Heard || want.Heard && !got.Said.Equal(want) || got.Pid != 100 {
+			t.Errorf("%+v: got %+v, %v back", want, got.Said, err)
+		}
+	}
+}
+
 // Whatever a cause says, the file stays one that its readers accept.
 func TestStatusIsNeverTooLongToRead(t *testing.T) {
 	f := newFolder(t)
@@ -96,6 +158,10 @@ func TestStatusIsNeverTooLongToRead(t *testing.T) {
 		s := Status{Phase: Blocked, Wanted: "up", Since: time.Now(), Cause: "link to " + long, LastExit: long, Refused: "id " + long}
 		for range KeptRequests {
 			s.Requests = append(s.Requests, strings.Repeat("r", 32))
+		}
+		s.Said = Said{Heard: true, Waiting: []string{"db"}}
+		for range 100 {
+			s.Said.Waiting = append(s.Said.Waiting, strings.Repeat("w", 255))
 		}
 		if err := f.Write(State, s.Encode()); err != nil {
 			t.Fatal(err)
@@ -107,6 +173,9 @@ func TestStatusIsNeverTooLongToRead(t *testing.T) {
 		}
 		if len(got.Requests) != KeptRequests || !strings.HasPrefix(got.Cause, "link to ") || !strings.HasPrefix(got.Refused, "id ") {
 			t.Errorf("%q 4095 times: got %+v, want what the beginning says", char, got)
+		}
+		if w := got.Said.Waiting; len(w) < 2 || w[0] != "db" || len(w[len(w)-1]) != 255 {
+			t.Errorf("waits for a hundred: got %q, want the first of them, and each whole", w)
 		}
 		if utf8.ValidString(long) && !utf8.ValidString(got.Cause) {
 			t.Errorf("%q 4095 times: cut in the middle of a character: %q", char, got.Cause[len(got.Cause)-8:])
