@@ -755,13 +755,13 @@ func Leads(pid int) bool {
 }
 
 // Peek reads a file of a service's folder, as Folder and Read do, with as few
-// system calls as there can be: for whoever reads those of thousands. The
-// content is in buf, which has to be longer than MaxFile.
+// system calls as there can be: for tools that read those of thousands, not for
+// the daemon; see peek. The content is in buf, which has to be longer than MaxFile.
 func (d *Dir) Peek(name, file string, buf []byte) ([]byte, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	fd, err, ok := openBeneath(d.fd(), name+"/"+file)
+	n, err, ok := peek(d.fd(), name, file, buf)
 	if !ok {
 		f, err := d.Folder(name)
 		if err != nil {
@@ -770,26 +770,13 @@ func (d *Dir) Peek(name, file string, buf []byte) ([]byte, error) {
 		defer f.Close()
 		return f.Read(file)
 	}
-	fail := func(err error) error {
-		return &fs.PathError{Op: "read", Path: d.path + "/" + name + "/" + file, Err: err}
+	if err == nil && n > MaxFile {
+		err = ErrIrregular
 	}
 	if err != nil {
-		return nil, fail(err)
+		return nil, &fs.PathError{Op: "read", Path: d.path + "/" + name + "/" + file, Err: err}
 	}
-	defer unix.Close(fd)
-	for {
-		// A regular file that is shorter is read whole by one read(2).
-		n, err := unix.Read(fd, buf)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return nil, fail(err)
-		case n > MaxFile:
-			return nil, fail(ErrIrregular)
-		}
-		return buf[:n], nil
-	}
+	return buf[:n], nil
 }
 
 // Holds tells whether there is anything under the name of a file in a
