@@ -16,8 +16,8 @@ func (s *Service) remember() error {
 	r := s.state.record(Now(), rundir.Clock())
 	r.Name, r.From, r.To = s.name, s.from, s.to
 	r.HoldIno, r.HoldCtime = s.acted.ino, s.acted.ctime
-	if s.answers != nil {
-		r.Asked = s.answers.unseen
+	if s.remarks != nil {
+		r.Asked = s.remarks.unseen
 	}
 	slot, err := s.config.Records.Write(int(s.slot), r)
 	s.slot = int32(slot)
@@ -106,16 +106,17 @@ func (s *Service) resume(past rundir.Record) {
 	s.state = state
 	s.slot, s.from, s.to = int32(past.Slot()), past.From, past.To
 	s.acted = version{past.HoldIno, past.HoldCtime}
+	s.unheard = true
 	hold, stamp := rundir.NoHold, rundir.Stamp{}
 	unread := true
 	if f, err := s.config.Rundir.MakeFolder(s.name); err == nil {
 		hold, stamp, err = f.ReadHold()
 		unread = err != nil
 		// Whoever waits for one of these still does.
-		if status, err := f.ReadStatus(); err == nil {
-			s.answers = &answers{requests: status.Requests, refused: status.Refused}
+		if status, err := f.ReadStatus(); err == nil && (len(status.Requests) > 0 || status.Refused != "") {
+			s.remarks = &remarks{requests: status.Requests, refused: status.Refused}
 		}
-		if past.Asked != "" && (s.answers == nil || !slices.Contains(s.answers.requests, past.Asked)) {
+		if past.Asked != "" && (s.remarks == nil || !slices.Contains(s.remarks.requests, past.Asked)) {
 			s.answer(past.Asked)
 		}
 		if state.Pid == 0 {

@@ -61,6 +61,7 @@ type Config struct {
 
 	restless restless
 	silent   atomic.Int64 // services whose state could not be published
+	deaf     atomic.Bool  // nobody tells what services say of themselves: see Supervisor.Deafen
 	turns    turns
 	outlives func(name string) // tells the supervisor that KILL did not work at once
 	ending   atomic.Int64      // how many services a shutdown has to stop; 0: there is none
@@ -111,6 +112,12 @@ type Order struct {
 	Refused string       // why the request makes no sense: then there is no event
 	Lost    bool         // the service's folder was removed: publish everything
 	Lock    rundir.Stamp // of the lock file that the order was read from, or that was written for it; zero: neither
+
+	// Said: it is no order at all, and says that what the service says of
+	// itself may have changed. Pid, if there is one, is all that it may have
+	// said: it is in its pid file.
+	Said bool
+	Pid  int
 }
 
 // Fact is something that an actor tells whoever keeps the log.
@@ -193,7 +200,7 @@ type Service struct {
 	shown    sight    // what the status file says
 	shownPid int32    // what the pid files say, or unknownPid
 	slot     int32    // of its record; 0: none yet
-	answers  *answers // nil: nobody has asked for anything
+	remarks  *remarks // nil: nobody has asked for anything, and it says nothing of itself
 	acted    version  // the lock file that was last acted upon
 	habit    habit
 
@@ -206,20 +213,24 @@ type Service struct {
 	retired   bool
 	attended  bool
 	muted     bool // nothing is heard of its folder
+	unheard   bool // what it says of itself is to be read before the status is written
 
 	there rundir.Content // what was in the folder when it was opened
-	free  atomic.Bool    // it waits, is to be kept alive, and knows of no lock; see Tell
+	free  atomic.Int32   // see rest
 }
 
 // unknownPid stands for pid files of which only some may have been written or
 // removed.
 const unknownPid = -1
 
-// answers is what clients want to read of their orders.
-type answers struct {
-	requests []string // ids of those taken, the newest first
-	unseen   string   // the last of them, if no status repeats it yet
-	refused  string   // the last one that was, and why
+// remarks is what the status has beside the state, which is nothing for most
+// services: what clients want to read of their orders, and what the run says of
+// itself.
+type remarks struct {
+	requests []string    // ids of those taken, the newest first
+	unseen   string      // the last of them, if no status repeats it yet
+	refused  string      // the last one that was, and why
+	said     rundir.Said // as it was last read
 }
 
 // face is what others see of a state, as far as it matters whether they have
@@ -274,11 +285,18 @@ func Resume(config *Config, past rundir.Record, bar string) *Service {
 // Tell gives the actor an order. It does not block; after the actor has ended
 // it does nothing.
 //
-// Control says of each service that comes that it has no lock. Most know that:
-// then nobody is woken. One that is about to look for a lock by itself is not
-// free any more.
+// Control says of each service that comes that it has no lock, and what is in
+// its pid file. Most know that: then nobody is woken. One that is about to look
+// for a lock by itself is not free any more.
 func (s *Service) Tell(o Order) {
-	if o.Event.Kind != Released || o.Lost || !s.free.Load() {
+	free, known := s.free.Load(), false
+	switch {
+	case o.Said:
+		known = o.Pid != 0 && o.Pid == int(free)
+	case o.Event.Kind == Released && !o.Lost:
+		known = free != 0
+	}
+	if !known {
 		s.post(o)
 	}
 }
@@ -337,7 +355,7 @@ func (s *Service) Go(first Want, ended func(name string, swept bool)) {
 // nothing deep before there is one.
 func (s *Service) wait() {
 	exit := <-s.news
-	s.free.Store(false)
+	s.free.Store(0)
 	if exit == rung {
 		grow(0)
 		s.read()
@@ -400,8 +418,20 @@ func (s *Service) onward() {
 	go s.wait()
 }
 
-// rest says whether the actor is free from now on, until it is woken; see Tell.
-func (s *Service) rest() { s.free.Store(s.state.Want == WantUp && s.acted == version{}) }
+// rest says whether the actor is free from now on, until it is woken: it is to be
+// kept alive, and knows of no lock. Then free is what it has written into the pid
+// file if that is all that others may know from the service's folder; and
+// unknownPid if there is none, or the service says something of itself. See Tell.
+func (s *Service) rest() {
+	var free int32
+	if s.state.Want == WantUp && s.acted == (version{}) {
+		free = unknownPid
+		if s.shownPid != 0 && (s.remarks == nil || s.remarks.said.Equal(rundir.Said{})) {
+			free = s.shownPid
+		}
+	}
+	s.free.Store(free)
+}
 
 // read handles what is in the mailbox.
 func (s *Service) read() {
@@ -552,15 +582,19 @@ func (s *Service) take(message any) {
 		s.parting = true
 	case publish:
 		if m.lost {
-			s.shownPid = unknownPid
+			s.lost()
 			s.holdAgain()
 		}
-		if m.lost || s.unwritten {
+		if m.lost || m.deaf || s.unwritten {
 			s.publish()
 		}
 	case Order:
 		if s.config.Debug() {
 			s.config.Report(Taken{s.name, m})
+		}
+		if m.Said {
+			s.hearSaid()
+			return
 		}
 		if s.parting && m.starts() {
 			return // as after Shutdown, which is bound to come
@@ -568,6 +602,10 @@ func (s *Service) take(message any) {
 		s.order(m)
 	}
 }
+
+// lost is called when the folder was removed, or what was in it: nobody knows
+// what is there now.
+func (s *Service) lost() { s.shownPid, s.unheard = unknownPid, true }
 
 // holdAgain writes the lock of a held service that has none: it could not be
 // written, or went with the run directory, which was no order. If it still
@@ -617,15 +655,12 @@ func (s *Service) order(o Order) {
 		if id == "" {
 			id = "-"
 		}
-		if s.answers == nil {
-			s.answers = new(answers)
-		}
-		s.answers.refused = id + " " + o.Refused
+		s.remark().refused = id + " " + o.Refused
 		s.publish()
 		return
 	}
 	if o.Lost {
-		s.shownPid = unknownPid
+		s.lost()
 	}
 	lock := versionOf(o.Lock)
 	switch {
@@ -651,13 +686,18 @@ func (s *Service) order(o Order) {
 // answer adds to the requests that the status repeats, once it is written. A
 // start comes first, which takes its time: the record keeps the id for it.
 func (s *Service) answer(id string) {
-	if s.answers == nil {
-		s.answers = new(answers)
-	}
-	a := s.answers
+	a := s.remark()
 	keep := min(len(a.requests), rundir.KeptRequests-1)
 	a.requests = append([]string{id}, a.requests[:keep]...)
 	a.unseen = id
+}
+
+// remark is where there is something to remark.
+func (s *Service) remark() *remarks {
+	if s.remarks == nil {
+		s.remarks = new(remarks)
+	}
+	return s.remarks
 }
 
 // version is what tells one state of a file from the next, as far as there is
@@ -896,6 +936,7 @@ func (s *Service) spawn() Event {
 	}
 	if s.legacy != nil {
 		if e, known := s.found(); known {
+			s.unheard = true // it began before us
 			return e
 		}
 	}
@@ -961,7 +1002,10 @@ const grabAgain = 10 * time.Millisecond
 // forgetRun removes what the last run wrote about itself, which does not hold
 // for the next one.
 func (s *Service) forgetRun() {
-	s.stale = true
+	s.stale, s.unheard = true, false
+	if s.remarks != nil {
+		s.remarks.said = rundir.Said{}
+	}
 	if _, err := s.open(); err == nil {
 		s.stale = s.remove(rundir.Pid, rundir.Syspid) != nil
 		s.remove(rundir.OfARun[:]...)
@@ -1029,7 +1073,7 @@ func (s *Service) write() error {
 			if s.stale {
 				err = f.Write(rundir.Pid, rundir.PidLine(pid))
 			} else if err = f.WriteNew(rundir.Pid, rundir.PidLine(pid)); errors.Is(err, os.ErrExist) {
-				err = nil
+				err, s.unheard, s.there = nil, true, rundir.Everything
 			}
 			if err == nil {
 				err = s.writeSyspid(f, pid)
@@ -1040,10 +1084,14 @@ func (s *Service) write() error {
 		}
 		s.shownPid = s.state.Pid
 	}
-	status := s.state.Status(Now(), rundir.Clock(), time.Now())
-	if a := s.answers; a != nil {
-		status.Requests, status.Refused = a.requests, a.refused
+	if s.unheard {
+		s.listen(f)
 	}
+	status := s.state.Status(Now(), rundir.Clock(), time.Now())
+	if r := s.remarks; r != nil {
+		status.Requests, status.Refused, status.Said = r.requests, r.refused, r.said
+	}
+	status.Said.Heard = s.hears()
 	if status.Calls = -1; s.state.Phase == Up {
 		status.Calls = s.habit.calls()
 	}
@@ -1051,8 +1099,8 @@ func (s *Service) write() error {
 		return err
 	}
 	s.shown = s.state.sight()
-	if s.answers != nil {
-		s.answers.unseen = ""
+	if s.remarks != nil {
+		s.remarks.unseen = ""
 	}
 	return nil
 }

@@ -774,8 +774,8 @@ func TestRequestIsAnsweredByTheDaemonThatEndsItsStart(t *testing.T) {
 		b := newBench(t)
 		first := NewService(b.config, "web", "")
 		first.answer("a1")
-		if first.answers.unseen != "a1" {
-			t.Errorf("got %q to be answered, want a1", first.answers.unseen)
+		if first.remarks.unseen != "a1" {
+			t.Errorf("got %q to be answered, want a1", first.remarks.unseen)
 		}
 		next := b.live(Resume(b.config, rundir.Record{
 			Name: "web", Phase: rundir.Down, Wanted: "up", Since: 1, From: 1, Asked: "a1",
@@ -783,8 +783,8 @@ func TestRequestIsAnsweredByTheDaemonThatEndsItsStart(t *testing.T) {
 		if status := b.expect("web", "up"); !status.Acted("a1") {
 			t.Errorf("got requests %v, want a1 among them", status.Requests)
 		}
-		if next.answers.unseen != "" {
-			t.Errorf("it is still to be answered: %q", next.answers.unseen)
+		if next.remarks.unseen != "" {
+			t.Errorf("it is still to be answered: %q", next.remarks.unseen)
 		}
 	})
 }
@@ -1349,7 +1349,7 @@ func TestThatThereIsNoLockIsNewsOnlyToWhoeverKnowsOfOne(t *testing.T) {
 		b.kernel.crash("web")
 		time.Sleep(time.Second / 2)
 		synctest.Wait()
-		if s.free.Load() {
+		if s.free.Load() != 0 {
 			t.Error("it has looked for a lock and starts again: got free, want not")
 		}
 	})

@@ -66,8 +66,9 @@ type (
 	}
 	shutdown struct{}
 	// publish asks for another try to publish what could not be; lost says
-	// that what was published is gone.
-	publish struct{ lost bool }
+	// that what was published is gone, deaf that some of it is not to be there
+	// any more.
+	publish struct{ lost, deaf bool }
 	// pause asks whoever gets it to come to rest, to say so, and to do
 	// nothing more until resume is closed.
 	pause struct {
@@ -127,9 +128,16 @@ func (v *Supervisor) Shutdown() { v.post(shutdown{}) }
 func (v *Supervisor) Publish(lost bool) (silent bool) {
 	silent = v.config.silent.Load() > 0
 	if lost || silent {
-		v.post(publish{lost})
+		v.post(publish{lost: lost})
 	}
 	return silent
+}
+
+// Deafen says that nobody tells any more what services say of themselves: their
+// status says nothing of it from now on. It does not block.
+func (v *Supervisor) Deafen() {
+	v.config.deaf.Store(true)
+	v.post(publish{deaf: true})
 }
 
 // Begun is closed when the services of the daemon before this one are taken

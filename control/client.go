@@ -62,6 +62,7 @@ func Look(dir *rundir.Dir, name string) (View, error) {
 	if err != nil {
 		return View{}, err
 	}
+	status.Said = rundir.Said{} // which may be behind what is read here
 	v := View{Status: status, Ready: f.Has(rundir.Ready)}
 	if status.Phase == rundir.Up {
 		v.Waiting = f.ReadNames(rundir.Waiting)

@@ -52,8 +52,8 @@ func serve(t *testing.T, names ...string) *daemon {
 
 // take answers a request in the status, as an actor does.
 func (d *daemon) take(m Message) {
-	if m.Request.Verb == Released {
-		return
+	if m.Said || m.Request.Verb == Released {
+		return // nothing was asked for
 	}
 	d.deliver(m)
 	d.set(m.Service, func(s *rundir.Status) {

@@ -15,9 +15,18 @@ import (
 	"sysmgr/internal/watch"
 )
 
-// Message is what the daemon's end makes of a request or of a lock file.
+// Message is what the daemon's end makes of a request or of a lock file, or of
+// what a service writes about itself.
 type Message struct {
 	Service string
+
+	// Said: it is none of the two. What the service says of itself may be
+	// another thing than before; whoever gets this looks. Pid, if there is one,
+	// is all there is that anybody could say, in the pid file: so nothing is new
+	// to whoever has written that.
+	Said bool
+	Pid  int
+
 	Request Request
 	Refused string       // why the request makes no sense; then it has no verb
 	Lost    bool         // the service's folder was removed and has been made anew
@@ -29,12 +38,18 @@ type Config struct {
 	Rundir  *rundir.Dir
 	Deliver func(Message) // must not block
 	Report  func(Fact)    // must not block
+
+	// Deaf is called once if folders are polled from now on: nothing is
+	// delivered any more of what services say of themselves. It must not
+	// block; nil is allowed.
+	Deaf func()
 }
 
 // Fact is something that the control actor tells whoever keeps the log.
 type Fact interface{ fact() }
 
-// Asked is told of each message, before it is delivered.
+// Asked is told of each message, before it is delivered, but for those with a
+// Pid: there is one for each service, and as a rule nothing in it.
 type Asked struct{ Message Message }
 
 // Unwritten is told when a lock file could not be written or removed.
@@ -88,7 +103,7 @@ type call struct {
 	name   string
 	attend bool
 	renew  bool
-	look   bool
+	heard  watch.Mark // of a Heed
 }
 
 // folder is what is known of a service's folder.
@@ -97,6 +112,7 @@ type folder struct {
 	status    bool           // it is due a status: it had one, or its actor is about to write it
 	unwritten bool           // the lock does not say what it should: it could not be written
 	remade    bool           // it was missing, and we have made it
+	unheard   bool           // what its service says has not been looked for since it is watched
 	lock      rundir.Version // of the lock that was last acted upon; zero: none
 	*pending                 // nil but in a look, if nothing is
 }
@@ -107,6 +123,7 @@ type pending struct {
 	missed time.Time      // since when it has no status although it is due one; zero: it has
 	half   time.Time      // since when the lock looks half done; zero: it does not
 	empty  time.Time      // since when a request waits for its writer; zero: none does
+	unsaid time.Time      // since when something is gone that the service had said; zero: nothing is
 	stuck  rundir.Version // a request that was answered and cannot be removed
 }
 
@@ -157,7 +174,8 @@ func (c *Control) Mute(name string) {
 
 // Heed ends a Mute. f is the open folder, or nil. If there is anything in it
 // that may have been meant for us, or may have been removed meanwhile, it is
-// looked at soon. It does not block.
+// looked at soon; a pid file is the actor's, which has not made it yet. It does
+// not block.
 func (c *Control) Heed(name string, f *rundir.Folder) {
 	c.mu.Lock()
 	if c.watcher != nil {
@@ -165,13 +183,19 @@ func (c *Control) Heed(name string, f *rundir.Folder) {
 	}
 	_, locked := c.locked[name]
 	c.mu.Unlock()
-	look := locked || f == nil
-	if !look {
-		there := f.Content()
-		look = there.Has(rundir.Lock) || there.Has(rundir.Control) || there.Has(rundir.Taken) || !there.Has(rundir.State)
+	there := rundir.Everything
+	if f != nil {
+		there = f.Content()
 	}
-	if look {
-		c.call(call{name: name, look: true})
+	var heard watch.Mark
+	if locked || there.Has(rundir.Lock) || there.Has(rundir.Control) || there.Has(rundir.Taken) || !there.Has(rundir.State) {
+		heard |= order
+	}
+	if there.Has(rundir.Ready) || there.Has(rundir.Waiting) {
+		heard |= said
+	}
+	if heard != 0 {
+		c.call(call{name: name, heard: heard})
 	}
 }
 
@@ -193,15 +217,7 @@ func (c *Control) call(k call) {
 
 // Run takes requests until ctx is done.
 func (c *Control) Run(ctx context.Context) error {
-	watcher, err := watch.New(func(name string, gone bool) bool {
-		switch name {
-		case rundir.Lock, rundir.Control, rundir.Taken:
-			return true
-		case rundir.State:
-			return gone // only we write it, and whoever removes it is not we
-		}
-		return false
-	})
+	watcher, err := watch.New(interest)
 	if err != nil {
 		c.watchless(err)
 	}
@@ -225,6 +241,41 @@ func (c *Control) Run(ctx context.Context) error {
 			late.Reset(time.Until(next))
 		}
 	}
+}
+
+// What a change may be: an order, or something that the service says of itself,
+// or says no longer.
+const (
+	order watch.Mark = 1 << iota
+	said
+	unsaid
+)
+
+// interest is what the name of a file that has changed in a folder is of
+// interest for. Ordinary starts and stops ring nobody: the pid file counts when
+// somebody has written to it, which the daemon does not, that links it there and
+// removes it.
+func interest(name string, what watch.Change) watch.Mark {
+	switch name {
+	case rundir.Lock, rundir.Control, rundir.Taken:
+		return order
+	case rundir.State:
+		if what&watch.Gone != 0 {
+			return order // only we write it, and whoever removes it is not we
+		}
+	case rundir.Ready, rundir.Waiting:
+		switch {
+		case what&watch.Gone != 0:
+			return unsaid
+		case what&watch.Came != 0, what&watch.Written != 0 && name == rundir.Waiting:
+			return said // of what is in ready, nothing counts
+		}
+	case rundir.Pid:
+		if what&watch.Written != 0 {
+			return said
+		}
+	}
+	return 0
 }
 
 // use lets Forget have the watcher, or no longer.
@@ -255,13 +306,50 @@ func (c *Control) lookAround() {
 			c.look(name)
 		}
 	}
+	c.rings(news)
+}
+
+// rings looks at what the watcher has heard of.
+func (c *Control) rings(news watch.News) {
 	if news.All {
 		for name := range c.folders {
 			c.look(name)
+			c.hear(name, said)
 		}
-	} else {
-		for name := range news.Keys {
-			c.look(name)
+		return
+	}
+	for name, mark := range news.Keys {
+		c.ring(name, mark)
+	}
+}
+
+// ring is rings for one folder.
+func (c *Control) ring(name string, mark watch.Mark) {
+	c.hear(name, mark) // first: if the folder is another one now, that is past
+	if mark&(order|watch.Itself) != 0 {
+		c.look(name)
+	}
+}
+
+// hear passes on that a service may have said something. When it has taken
+// something back, that is first looked for, in a moment: rm -r of the folder takes
+// what is in it one after the other, and must not meet a status that is written
+// because of the first.
+func (c *Control) hear(name string, mark watch.Mark) {
+	k := c.folders[name]
+	if k == nil || c.polls {
+		return
+	}
+	if mark&said != 0 {
+		c.deliver(Message{Service: name, Said: true})
+	}
+	if mark&unsaid != 0 {
+		if k.pending == nil {
+			k.pending = new(pending)
+		}
+		k.unsaid = time.Now()
+		if at, ok := c.again[name]; !ok || at.After(k.unsaid.Add(blink)) {
+			c.again[name] = k.unsaid.Add(blink)
 		}
 	}
 }
@@ -279,6 +367,9 @@ func (c *Control) watchless(err error) {
 	if !c.polls {
 		c.polls = true
 		c.config.Report(Watchless{err})
+		if c.config.Deaf != nil {
+			c.config.Deaf()
+		}
 	}
 }
 
@@ -291,8 +382,8 @@ func (c *Control) answer() {
 				f.fresh = true
 				c.again[name] = time.Now()
 			}
-		} else if k.look {
-			c.look(k.name)
+		} else if k.heard != 0 {
+			c.ring(k.name, k.heard)
 		} else if k.attend {
 			c.folders[k.name] = &folder{fresh: true, status: true}
 			c.look(k.name)
@@ -397,6 +488,7 @@ func (c *Control) look(name string) {
 		*k = folder{status: true, remade: k.remade, pending: new(pending)}
 		c.deliver(Message{Service: name, Request: Request{Verb: Start}, Lost: true})
 	}
+	k.unheard = k.unheard || another
 	f, err := c.config.Rundir.Folder(name)
 	if err != nil {
 		c.again[name] = time.Now().Add(unfilled)
@@ -423,6 +515,9 @@ func (c *Control) look(name string) {
 	}
 	half := c.lock(name, k, f, locked, lost)
 	c.lockSeen(name, k, false)
+	if k.unheard || !k.unsaid.IsZero() && time.Since(k.unsaid) >= blink {
+		c.listen(name, k, f, there)
+	}
 	if !half {
 		k.half = time.Time{}
 	} else if k.half.IsZero() {
@@ -452,6 +547,29 @@ func (c *Control) bereft(name string, k *folder, there rundir.Content) bool {
 	}
 	c.again[name] = time.Now().Add(unfilled)
 	return false
+}
+
+// listen passes on what a service may have said while nobody heard it, because
+// its folder was not watched yet. The pid file is read here, so that no actor is
+// woken whose service has said nothing: that is most of them.
+func (c *Control) listen(name string, k *folder, f *rundir.Folder, there rundir.Content) {
+	anew := k.unheard
+	k.unheard, k.unsaid = false, time.Time{}
+	if c.polls {
+		return
+	}
+	m := Message{Service: name, Said: true}
+	if !there.Has(rundir.Ready) && !there.Has(rundir.Waiting) {
+		data, err := []byte(nil), fs.ErrNotExist
+		if there.Has(rundir.Pid) {
+			data, err = f.Read(rundir.Pid)
+		}
+		if anew && errors.Is(err, fs.ErrNotExist) {
+			return // it does not run
+		}
+		m.Pid, _ = rundir.ParsePid(data)
+	}
+	c.deliver(m)
 }
 
 // requests takes every request there is. A request is renamed before it is
@@ -536,7 +654,9 @@ func (c *Control) refuse(name, id, why string) {
 }
 
 func (c *Control) deliver(m Message) {
-	c.config.Report(Asked{m})
+	if m.Pid == 0 {
+		c.config.Report(Asked{m})
+	}
 	c.config.Deliver(m)
 }
 

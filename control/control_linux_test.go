@@ -440,7 +440,7 @@ func TestWithoutWatchesRequestsAreTakenAllTheSame(t *testing.T) {
 	if strings.HasPrefix(got, "cannot") {
 		t.Skip(got)
 	}
-	if want := "watchless 1, taken a b c d"; got != want {
+	if want := "watchless 1, deaf 1, said 0, taken a b c d"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -453,7 +453,7 @@ func attendWithoutWatches(path string) string {
 	if err != nil {
 		return err.Error()
 	}
-	var watchless atomic.Int32
+	var watchless, deaf, said atomic.Int32
 	taken := make(chan string, 100)
 	c := New(Config{
 		Rundir: dir,
@@ -461,7 +461,11 @@ func attendWithoutWatches(path string) string {
 			if m.Request.Verb == Restart {
 				taken <- m.Service
 			}
+			if m.Said {
+				said.Add(1)
+			}
 		},
+		Deaf: func() { deaf.Add(1) },
 		Report: func(f Fact) {
 			if _, ok := f.(Watchless); ok {
 				watchless.Add(1)
@@ -473,9 +477,15 @@ func attendWithoutWatches(path string) string {
 	go func() { defer close(done); c.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 	names := []string{"a", "b", "c", "d"}
+	if f, err := dir.MakeFolder("a"); err == nil { // or another could be watched before it
+		f.Close()
+	}
 	for _, name := range names {
 		c.Attend(name)
 		f, err := dir.MakeFolder(name)
+		if err == nil && name != "a" { // which has the one watch there is
+			err = f.WriteNew(rundir.Ready, nil)
+		}
 		if err == nil {
 			err = f.WriteNew(rundir.Control, []byte("restart\n"))
 			f.Close()
@@ -493,7 +503,7 @@ func attendWithoutWatches(path string) string {
 			return fmt.Sprintf("only %v", got)
 		}
 	}
-	return fmt.Sprintf("watchless %d, taken %s", watchless.Load(), strings.Join(names, " "))
+	return fmt.Sprintf("watchless %d, deaf %d, said %d, taken %s", watchless.Load(), deaf.Load(), said.Load(), strings.Join(names, " "))
 }
 
 // A folder that could not be watched at first is no other folder when it can be:

@@ -156,6 +156,12 @@ func text(m Message) string {
 	if m.Request.Verb == Signal {
 		words = append(words, rundir.SignalName(m.Request.Signal))
 	}
+	if m.Said {
+		words[0] = "said"
+	}
+	if m.Pid != 0 {
+		words = append(words, fmt.Sprint(m.Pid))
+	}
 	if m.Request.ID != "" {
 		words = append(words, "#"+m.Request.ID)
 	}

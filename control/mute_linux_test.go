@@ -34,6 +34,8 @@ func TestWhatCameWhileNobodyListenedIsFound(t *testing.T) {
 		"a request":        {func(w *world) { w.put("web", rundir.Control, "restart a\n") }, "restart web #a"},
 		"one taken before": {func(w *world) { w.put("web", rundir.Taken, "restart a\n") }, "restart web #a"},
 		"a lock":           {func(w *world) { w.put("web", rundir.Lock, "TERM\n") }, "stop web lock"},
+		"it is ready":      {func(w *world) { w.put("web", rundir.Ready, "") }, "said web"},
+		"it waits":         {func(w *world) { w.put("web", rundir.Waiting, "db\n") }, "said web"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -73,7 +75,7 @@ func TestWithoutAFolderToLookInHeedHasItLookedAt(t *testing.T) {
 	w := start(t, "web")
 	w.deaf("web", func() { w.put("web", rundir.Control, "restart a\n") })
 	w.control.Heed("web", nil)
-	w.expect("restart web #a")
+	w.expect("said web", "restart web #a")
 }
 
 // Or every start would cost a look.

@@ -220,6 +220,10 @@ func (j *journal) print(l line) {
 			list("effects", effects), number("pid", f.New.Pid), number("failures", f.New.Failures),
 			text("cause", f.New.Why()))
 	case actor.Taken:
+		if f.Order.Said {
+			log(debug, "service looks at what it says of itself", text("service", f.Service))
+			break
+		}
 		log(debug, "order taken by service", text("service", f.Service), word("event", f.Order.Event.Kind),
 			text("request", f.Order.ID), text("refused", f.Order.Refused), yes("folder_lost", f.Order.Lost))
 	case actor.Unpublished:
@@ -252,6 +256,10 @@ func (j *journal) print(l line) {
 
 	case control.Asked:
 		m := f.Message
+		if m.Said {
+			log(debug, "service may have said something of itself", text("service", m.Service))
+			break
+		}
 		level := debug
 		if m.Refused != "" {
 			level = warn

@@ -182,6 +182,7 @@ func serve(s settings, signals chan os.Signal, log *journal) (code int) {
 		Rundir:  dir,
 		Deliver: func(m control.Message) { supervisor.Deliver(m.Service, order(m)) },
 		Report:  func(f control.Fact) { report(f) },
+		Deaf:    func() { supervisor.Deafen() },
 	})
 	over := make(chan syscall.WaitStatus, 1) // the essential service has ended
 	supervisor = actor.NewSupervisor(&actor.Config{
@@ -282,6 +283,9 @@ func translate(entries []scanner.Entry) []actor.Entry {
 
 // order makes what control has read into what a service is told.
 func order(m control.Message) actor.Order {
+	if m.Said {
+		return actor.Order{Said: true, Pid: m.Pid}
+	}
 	kinds := map[control.Verb]actor.Kind{
 		control.Start:    actor.Start,
 		control.Stop:     actor.Stop,

@@ -3,11 +3,13 @@
 package torture
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -213,6 +215,13 @@ func TestDaemonWorksWithoutInotify(t *testing.T) {
 			if !w.wrote(" is polled") {
 				t.Error("the daemon does not say that it polls")
 			}
+			w.Until("no status that claims to know what its service says", func() bool {
+				claims, err := filepath.Glob(filepath.Join(w.Rundir, "*", rundir.State))
+				return err == nil && len(claims) > 0 && !slices.ContainsFunc(claims, func(path string) bool {
+					text, err := os.ReadFile(path)
+					return err != nil || bytes.Contains(text, []byte("\nready "))
+				})
+			})
 			w.crash()
 			start()
 			w.converge(4)

@@ -143,7 +143,7 @@ func (w *Watcher) Mute(path, key string) { w.listen(path, key, muted) }
 // directory by now, or to none, it rings.
 func (w *Watcher) Heed(path, key string) {
 	if !w.listen(path, key, mask) {
-		w.ring(key)
+		w.ring(key, Itself)
 	}
 }
 
