@@ -66,10 +66,11 @@ func (s *session) grow(rows []row, all, running bool) []row {
 
 // needed is the row of a service that only others have named.
 func (s *session) needed(name string, running bool) row {
-	r, err := s.row(name, running, make([]byte, rundir.MaxFile+1))
-	if err != nil {
+	r := s.row(name, running, make([]byte, rundir.MaxFile+1))
+	if r.err != nil {
+		cause := r.err.Error()
 		r = row{name: name, pending: true, stale: !running}
-		r.view = control.View{Status: rundir.Status{Phase: rundir.Down, Wanted: rundir.Down, Cause: err.Error(), Clock: rundir.Clock()}}
+		r.view = control.View{Status: rundir.Status{Phase: rundir.Down, Wanted: rundir.Down, Cause: cause, Clock: rundir.Clock()}}
 	}
 	return r
 }
