@@ -80,17 +80,35 @@ func Look(dir *rundir.Dir, name string) (View, error) {
 // come any more.
 type Goal func(View) (done bool, again time.Duration, err error)
 
-// Glance is Look for a list of many services: without Needs, and without what
-// there is to know of a wait that is over. Shown is the process that the pid
-// file names, which the service may have rewritten. buf is longer than
-// rundir.MaxFile.
-func Glance(dir *rundir.Dir, name string, buf []byte) (v View, shown int, err error) {
+// Glance is Look for a list of services: without Needs, and without what there is
+// to know of a wait that is over. Shown is the process that the pid file names,
+// which the service may have rewritten. buf is longer than rundir.MaxFile.
+//
+// With hearsay, what the service says of itself is taken from its status, if the
+// daemon hears of that: it may be a moment behind, and nothing else is read. A
+// daemon has to be there.
+func Glance(dir *rundir.Dir, name string, hearsay bool, buf []byte) (v View, shown int, err error) {
 	data, err := dir.Peek(name, rundir.State, buf)
 	if err != nil {
 		return v, 0, err
 	}
 	if v.Status, err = rundir.ParseStatus(data); err != nil {
 		return v, 0, fmt.Errorf("%s: %w", filepath.Join(dir.Path(), name, rundir.State), err)
+	}
+	heard := v.Said
+	v.Said = rundir.Said{}
+	if v.Phase != rundir.Up && v.Phase != rundir.Stopping {
+		return v, v.Pid, nil // what a run has said does not hold after it
+	}
+	if hearsay && heard.Heard {
+		v.Ready, shown = heard.Ready, v.Pid
+		if v.Phase == rundir.Up {
+			v.Waiting = heard.Waiting
+		}
+		if v.Pid != 0 && heard.Pid != 0 {
+			shown = heard.Pid
+		}
+		return v, shown, nil
 	}
 	v.Ready = dir.Holds(name, rundir.Ready)
 	// To look for what is not there, as a rule, costs less than to open it.

@@ -652,4 +652,45 @@ func TestLookSeesWhatTheFilesSay(t *testing.T) {
 	if err != nil || strings.Join(v.Waiting, ",") != "db,the cache" || !v.Ready || v.Pid != 412 || v.IsUp() {
 		t.Errorf("up: got %+v, %v", v, err)
 	}
+	// Whoever waits wants to know it exactly: what the status repeats is behind.
+	w.echo("web", rundir.State, "phase up\nwanted up\npid 412\nready no\nwaiting dns\n")
+	if again, err := Look(w.dir, "web"); err != nil || !same(v, again) {
+		t.Errorf("with a status that says something else: got %+v, %v, want %+v", again, err, v)
+	}
+}
+
+// What a status says of what a service says is believed for a list, and no file
+// is looked at but that; unless whoever asks wants to know it exactly, or the
+// daemon does not hear of it.
+func TestGlanceOfAListBelievesTheStatus(t *testing.T) {
+	const up = "phase up\nwanted up\npid 412\n"
+	for _, c := range []struct {
+		what, status string
+		hearsay      bool
+		want         string
+	}{
+		{"nothing said", up + "ready no\n", true, "412 false []"},
+		{"all said", up + "ready yes\nservice-pid 7\nwaiting a\nwaiting the b\n", true, "7 true [a the b]"},
+		{"stopping", "phase stopping\npid 412\nready yes\nservice-pid 7\nwaiting a\n", true, "7 true []"},
+		{"its process has ended", "phase stopping\nready yes\nservice-pid 7\n", true, "0 true []"},
+		{"down", "phase down\n", true, "0 false []"},
+		{"a daemon that does not hear", up, true, "4711 true [db the cache]"},
+		{"an exact answer is wanted", up + "ready no\n", false, "4711 true [db the cache]"},
+		{"of what stops too", "phase stopping\npid 412\nready no\n", false, "4711 true []"},
+	} {
+		w := newWorld(t)
+		f := w.folder("web")
+		w.must(errors.Join(
+			f.Write(rundir.State, []byte(c.status)),
+			f.Write(rundir.Ready, nil),
+			f.Write(rundir.Waiting, []byte("db\nthe cache\n")),
+			f.Write(rundir.Pid, []byte("4711\n"))))
+		v, shown, err := Glance(w.dir, "web", c.hearsay, make([]byte, rundir.MaxFile+1))
+		if got := fmt.Sprint(shown, v.Ready, v.Waiting); err != nil || got != c.want {
+			t.Errorf("%s: got %s, %v, want %s", c.what, got, err, c.want)
+		}
+		if !v.Said.Equal(rundir.Said{}) {
+			t.Errorf("%s: got %+v, want it said once", c.what, v.Said)
+		}
+	}
 }

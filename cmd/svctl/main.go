@@ -61,6 +61,8 @@ type session struct {
 	sysdir string
 	dir    *rundir.Dir
 	code   int // the worst so far
+
+	hearsay bool // what services say of themselves is read from their status: see few
 }
 
 func run(args []string) int {

@@ -47,6 +47,7 @@ func (s *session) status(names []string, all, running bool) {
 		}
 		slices.Sort(names)
 	}
+	s.hearsay = running && len(names) > few
 	// As much as 16 MB, more than what is known of ten thousand, ends with us: to
 	// collect it before that took a third of the time.
 	debug.SetGCPercent(400)
@@ -75,6 +76,13 @@ func (s *session) status(names []string, all, running bool) {
 		printTable(rows)
 	}
 }
+
+// few is of how many services what they say of themselves is read from the files
+// that say it, as svctl wait does, so that it never contradicts that one. Who lists
+// more than fit on a screen does not want to know what happened in the last moment:
+// then it is taken from the status, which is read anyway. It depends on nothing but
+// the number of names.
+const few = 16
 
 // looks looks at all of them, on all processors. There is a goroutine for each,
 // and no more: one that waited for its turn would have the runtime hand the
@@ -108,7 +116,7 @@ func (s *session) row(name string, running bool, buf []byte) (r row) {
 			}
 		}
 	} else {
-		r.view, r.pid, r.err = control.Glance(s.dir, name, buf)
+		r.view, r.pid, r.err = control.Glance(s.dir, name, s.hearsay, buf)
 	}
 	switch {
 	case errors.Is(r.err, fs.ErrNotExist):
