@@ -30,7 +30,7 @@ type keeper interface {
 	shortest() []string // the least that its tool can do
 	stop(name string) []string
 	start(name string) []string
-	status(count int) []string
+	status(count int) []string // of all, or of the first; nil: there is none of one
 
 	memory() float64                 // MB of it and its helpers, not of the services
 	end(pids []int) (ms float64)     // ends it and all services
@@ -58,9 +58,14 @@ func (k ours) settle(count int) {
 func (k ours) shortest() []string         { return []string{k.svctl, "-V"} }
 func (k ours) stop(name string) []string  { return []string{k.svctl, "stop", name} }
 func (k ours) start(name string) []string { return []string{k.svctl, "start", name} }
-func (k ours) status(int) []string        { return []string{k.svctl, "status"} }
-func (k ours) memory() float64            { return float64(k.Usage().PSS) / 1000 }
-func (k ours) end([]int) float64          { return ms(k.End()) }
+func (k ours) status(count int) []string {
+	if count == 1 {
+		return []string{k.svctl, "status", names("s", 1)[0]}
+	}
+	return []string{k.svctl, "status"}
+}
+func (k ours) memory() float64   { return float64(k.Usage().PSS) / 1000 }
+func (k ours) end([]int) float64 { return ms(k.End()) }
 
 // The scanner takes a breath after each scan, to see a burst of changes as
 // one; this is about a single change.
@@ -171,7 +176,12 @@ func (k *peer) stop(name string) []string {
 func (k *peer) start(name string) []string {
 	return k.command(append(k.kind.start, filepath.Join(k.dir, name))...)
 }
-func (k *peer) status(int) []string { return k.shell(k.kind.status) }
+func (k *peer) status(count int) []string {
+	if count == 1 {
+		return nil
+	}
+	return k.shell(k.kind.status)
+}
 
 // Not at the same moment of its five seconds each time.
 func (k *peer) breath(sample int) time.Duration {
