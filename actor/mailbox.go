@@ -1,13 +1,12 @@
 package actor
 
-import "sync"
+import "sync/atomic"
 
 // mailbox is an unbounded queue with one reader. Putting never blocks, so
 // that actors cannot wait for each other in a circle; what is put is bounded
 // by nature: requests that clients wait for, changes of files.
 type mailbox[T any] struct {
-	mu   sync.Mutex // guards last between senders and the reader
-	last *letter[T] // nil: it is empty, as most are most of the time
+	last atomic.Pointer[letter[T]] // nil: it is empty, as most are most of the time
 }
 
 type letter[T any] struct {
@@ -18,18 +17,18 @@ type letter[T any] struct {
 // put adds a message. If it is the first since the last take, whoever puts it
 // wakes the reader.
 func (m *mailbox[T]) put(message T) (first bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.last = &letter[T]{message, m.last}
-	return m.last.before == nil
+	l := &letter[T]{message: message}
+	for {
+		l.before = m.last.Load()
+		if m.last.CompareAndSwap(l.before, l) {
+			return l.before == nil
+		}
+	}
 }
 
 // take returns all messages, the oldest first.
 func (m *mailbox[T]) take() []T {
-	m.mu.Lock()
-	last := m.last
-	m.last = nil
-	m.mu.Unlock()
+	last := m.last.Swap(nil)
 	count := 0
 	for l := last; l != nil; l = l.before {
 		count++
