@@ -5,7 +5,7 @@ import "slices"
 // Content is which of its files a folder has, as far as there is any use in
 // knowing that beforehand: to read or to remove what is not there costs a
 // system call each. Two tell of all.
-type Content uint32
+type Content uint16
 
 // the files whose presence a Content tells; what comes after them stands for
 // all others.
