@@ -73,7 +73,9 @@ func BenchmarkSnapshot(b *testing.B) {
 	for i := range entries {
 		entries[i] = Entry{Name: fmt.Sprintf("s%04d", i), Stamp: uint64(i), File: File{Ino: uint64(i + 1)}}
 		// Nobody is at work for them.
-		v.services[entries[i].Name] = &member{service: NewService(config, entries[i].Name, ""), stamp: entries[i].Stamp, file: entries[i].File}
+		s := NewService(config, entries[i].Name, "")
+		s.told, s.file = entries[i].told(""), entries[i].File.file()
+		v.services[entries[i].Name] = member{s}
 	}
 	b.ReportAllocs()
 	for stamp := 0; b.Loop(); stamp++ {

@@ -179,7 +179,7 @@ func (Hanging) fact()     {}
 func (HeldUp) fact()      {}
 
 // Service is the actor of one service. Its goroutine owns everything but the
-// mailbox.
+// mailbox, and what the supervisor knows of it.
 type Service struct {
 	config *Config
 	name   string
@@ -204,6 +204,9 @@ type Service struct {
 	acted    version  // the lock file that was last acted upon
 	habit    habit
 
+	told told // the supervisor's own: what it last told the service of its entry
+	file file // and which file that was
+
 	// There may be very many services: what takes a byte stands together.
 	turn      bool // it has one of config.turns, as long as a guard may be held
 	stale     bool // pid may name a process of an earlier run: it could not be removed
@@ -214,6 +217,9 @@ type Service struct {
 	attended  bool
 	muted     bool // nothing is heard of its folder
 	unheard   bool // what it says of itself is to be read before the status is written
+	place     place // of its entry; this and what follows is the supervisor's own
+	removed   bool  // it has been told that its entry is gone
+	doubtful  bool  // it may be one that the last daemon had under another name
 
 	there rundir.Content // what was in the folder when it was opened
 	free  atomic.Int32   // see rest

@@ -2,6 +2,7 @@ package actor
 
 import (
 	"cmp"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"time"
@@ -29,10 +30,10 @@ type Supervisor struct {
 	wake   chan struct{}
 
 	// What follows belongs to Run.
-	services map[string]*member
-	entries  []Entry                  // the last snapshot, sorted by name
+	services map[string]member
+	waiting  []Entry                  // entries whose services cannot be started before others have ended, by name
+	renamed  int                      // how many of them wait for the service they were renamed from
 	past     map[string]rundir.Record // services of the daemon before this one, until the first snapshot
-	renamed  int                      // entries that wait for the service they were renamed from
 	closing  bool
 	farewell *farewell       // since closing
 	unswept  map[string]bool // services that are gone and whose folders are not
@@ -41,15 +42,39 @@ type Supervisor struct {
 	gone  func(name string, swept bool) // is told by each actor at its end
 }
 
-// member is a service as the supervisor knows it.
-type member struct {
-	service *Service
-	stamp   uint64 // of its entry, when it was last told of it
-	file    File
-	bar     string // and what was said of it
-	removed bool   // it has been told that its entry is gone
+// member is a service of the supervisor's. What it knows of that stands in the
+// Service itself: there may be very many, and nothing of an entry is kept twice.
+type member struct{ service *Service }
 
-	doubtful bool // it may be one that the last daemon had under another name
+// place is whether the last snapshot has an entry.
+type place uint8
+
+const (
+	absent  place = iota
+	missing       // it is Gone
+	here
+)
+
+func (e Entry) place() place {
+	if e.Gone {
+		return missing
+	}
+	return here
+}
+
+// told is what a service was told of its entry, in eight bytes: see sight.
+type told uint64
+
+func (e Entry) told(bar string) told { return told(e.Stamp ^ maphash.String(seed, bar)) }
+
+// file is a File in eight bytes. Zero is one that nobody knows.
+type file uint64
+
+func (f File) file() file {
+	if f == (File{}) {
+		return 0
+	}
+	return file(maphash.Comparable(seed, f))
 }
 
 // Messages to the supervisor.
@@ -83,7 +108,7 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	v := &Supervisor{
 		config:   config,
 		wake:     make(chan struct{}, 1),
-		services: make(map[string]*member),
+		services: make(map[string]member),
 		past:     make(map[string]rundir.Record, len(past)),
 		unswept:  make(map[string]bool),
 		begun:    make(chan struct{}),
@@ -278,9 +303,17 @@ func (v *Supervisor) found(entries snapshot) {
 	if !slices.IsSortedFunc(entries, byName) { // those of the scanner are
 		slices.SortFunc(entries, byName)
 	}
-	v.entries = entries
-	v.takeOver()
-	v.reconcile()
+	for _, m := range v.services {
+		m.service.place = absent
+	}
+	for _, e := range entries {
+		if m, ok := v.services[e.Name]; ok {
+			m.service.place = e.place()
+		}
+	}
+	v.takeOver(entries)
+	v.reconcile(entries)
+	v.dismiss()
 	select {
 	case <-v.begun:
 	default:
@@ -292,8 +325,7 @@ func (v *Supervisor) found(entries snapshot) {
 // can mean nothing else than that there is one more: it is not one that was
 // renamed, nor one that comes back. All else is for the snapshot to say.
 func (v *Supervisor) early(e Entry) {
-	at, known := v.place(e.Name)
-	if known || v.closing || v.services[e.Name] != nil {
+	if _, known := v.services[e.Name]; known || v.closing {
 		return
 	}
 	select {
@@ -302,118 +334,123 @@ func (v *Supervisor) early(e Entry) {
 		return
 	}
 	for _, m := range v.services {
-		if m.file == e.File || m.file == (File{}) { // which nobody knows: see reconcile
+		if m.service.file == e.File.file() || m.service.file == 0 { // which nobody knows: see reconcile
 			return
 		}
 	}
-	v.entries = slices.Insert(v.entries, at, e)
 	v.add(e, "")
 }
 
 // takeOver makes the services whose entries went while there was no daemon:
 // they may still run, and then are to be stopped.
-func (v *Supervisor) takeOver() {
+func (v *Supervisor) takeOver(entries []Entry) {
 	for name := range v.past {
-		if _, ok := v.entry(name); ok && !v.closing {
+		if find(entries, name) && !v.closing {
 			continue // it resumes in reconcile
 		}
-		v.add(Entry{Name: name}, "")
-		m := v.services[name]
-		m.removed = true
-		m.service.tell(Event{Kind: Removed})
+		v.dismissed(v.add(Entry{Name: name}, ""))
 	}
 }
 
-// reconcile makes the services agree with the entries.
-func (v *Supervisor) reconcile() {
+// dismiss ends the services whose entries are gone.
+func (v *Supervisor) dismiss() {
+	if v.closing {
+		return
+	}
+	for _, m := range v.services {
+		if m.service.place == absent && !m.service.removed {
+			v.dismissed(m)
+		}
+	}
+}
+
+func (v *Supervisor) dismissed(m member) {
+	m.service.place, m.service.removed = absent, true
+	m.service.tell(Event{Kind: Removed})
+}
+
+// reconcile makes the services agree with entries: all those of a snapshot, or
+// those that are waiting.
+func (v *Supervisor) reconcile(entries []Entry) {
 	if v.closing {
 		return
 	}
 	leaving := v.leaving()
-	v.renamed = 0
-	for _, e := range v.entries {
+	v.waiting, v.renamed = nil, 0
+	for _, e := range entries {
 		if e.Gone {
 			continue
 		}
 		name, bar := e.Name, e.Bar
+		m, ok := v.services[name]
 		// mv a b: b is the same program, so it waits until a has stopped.
-		if old, ok := leaving[e.File]; ok && old != name && bar == "" {
+		if old, ok := leaving[e.File.file()]; ok && old != name && bar == "" {
 			bar = "renamed from " + old + ", which has not stopped yet"
 			v.renamed++
 		}
-		m, ok := v.services[name]
 		// So it does if only a daemon that is no more knew a: which file that
 		// was nobody can tell.
 		_, resumes := v.past[name]
-		old, leaves := leaving[File{}]
-		doubtful := leaves && bar == "" && (!ok && !resumes || ok && m.doubtful)
+		old, leaves := leaving[0]
+		doubtful := leaves && bar == "" && (!ok && !resumes || ok && m.service.doubtful)
 		if doubtful {
 			bar = "perhaps renamed from " + old + ", which has not stopped yet"
 			v.renamed++
 		}
+		// It may be back while its actor is about to end: see retire.
+		back := ok && m.service.removed
+		if back || bar != e.Bar {
+			v.waiting = append(v.waiting, e)
+		}
 		switch {
 		case !ok:
-			v.add(e, bar)
-			v.services[name].doubtful = doubtful
-		case m.removed:
-			// It is back, but its actor is about to end: see retire.
-		case m.stamp != e.Stamp || m.bar != bar:
-			m.stamp, m.file, m.bar, m.doubtful = e.Stamp, e.File, bar, doubtful
+			v.add(e, bar).service.doubtful = doubtful
+		case !back && m.service.told != e.told(bar):
+			m.service.told, m.service.file, m.service.doubtful = e.told(bar), e.File.file(), doubtful
 			m.service.tell(Event{Kind: Appeared, Bar: bar})
 		}
 	}
-	for name, m := range v.services {
-		if _, ok := v.entry(name); !ok && !m.removed {
-			m.removed = true
-			m.service.tell(Event{Kind: Removed})
-		}
-	}
 }
 
-// entry finds an entry of the last snapshot.
-func (v *Supervisor) entry(name string) (Entry, bool) {
-	i, ok := v.place(name)
-	if !ok {
-		return Entry{}, false
-	}
-	return v.entries[i], true
-}
-
-// place is where an entry of this name is in the last snapshot, or would be.
-func (v *Supervisor) place(name string) (at int, there bool) {
-	return slices.BinarySearchFunc(v.entries, name, func(e Entry, name string) int { return cmp.Compare(e.Name, name) })
+// find tells whether there is an entry of this name among them.
+func find(entries []Entry, name string) bool {
+	_, found := slices.BinarySearchFunc(entries, name, func(e Entry, name string) int { return cmp.Compare(e.Name, name) })
+	return found
 }
 
 // leaving maps the files of services whose entries are gone to their names.
-func (v *Supervisor) leaving() map[File]string {
-	var files map[File]string
+func (v *Supervisor) leaving() map[file]string {
+	var files map[file]string
 	for name, m := range v.services {
-		if e, ok := v.entry(name); ok && !e.Gone {
+		if m.service.place == here {
 			continue
 		}
 		if files == nil {
-			files = make(map[File]string)
+			files = make(map[file]string)
 		}
-		files[m.file] = name
+		files[m.service.file] = name
 	}
 	return files
 }
 
-func (v *Supervisor) add(e Entry, bar string) {
+func (v *Supervisor) add(e Entry, bar string) member {
 	s := NewService(v.config, e.Name, bar)
 	if record, ok := v.past[e.Name]; ok {
 		delete(v.past, e.Name)
 		s = Resume(v.config, record, bar)
 	}
-	v.services[e.Name] = &member{service: s, stamp: e.Stamp, file: e.File, bar: bar}
+	s.told, s.file, s.place = e.told(bar), e.File.file(), e.place()
+	m := member{s}
+	v.services[e.Name] = m
 	s.Go(WantUp, v.gone)
+	return m
 }
 
 // retire forgets a service whose actor has ended. Its entry may be there
 // again already.
 func (v *Supervisor) retire(name string) {
 	delete(v.services, name)
-	if _, ok := v.entry(name); ok || v.renamed > 0 {
-		v.reconcile()
+	if find(v.waiting, name) || v.renamed > 0 {
+		v.reconcile(v.waiting)
 	}
 }
