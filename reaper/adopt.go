@@ -80,7 +80,7 @@ func (r *Reaper) keep(a Adoption, c child) (mine, lives bool) {
 		r.route(a.Group, c, *status)
 		return true, false
 	case isChild(a):
-		r.main[a.Group] = c
+		r.note(a.Group, c)
 		return true, true
 	}
 	return false, false

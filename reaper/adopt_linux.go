@@ -66,7 +66,7 @@ func (r *Reaper) adopt(a Adoption, c child) (lives bool) {
 		if c.away.fd, status, err = openMain(a); err == nil {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.main[a.Group] = c
+			r.note(a.Group, c)
 			r.watch(c)
 			return true
 		}
@@ -82,7 +82,7 @@ func (r *Reaper) adopt(a Adoption, c child) (lives bool) {
 // part is what becomes of an adopted process when its main process has ended.
 // Called with mu held.
 func (r *Reaper) part(l leftover, status syscall.WaitStatus, alone bool) {
-	delete(r.main, l.away.Group)
+	r.strike(l.away.Group)
 	if !alone {
 		r.draining[l.away.Group] = l
 	} else {

@@ -492,8 +492,8 @@ func TestManyAdoptedProcessesEndAtOnce(t *testing.T) {
 		w.once(all[i])
 	}
 	w.Reaper.mu.Lock()
-	if len(w.main) != 1 || len(w.draining) != 0 || len(w.adopted.by) != 0 {
-		t.Errorf("left in the tables: %d, %d, %d, want only their parent", len(w.main), len(w.draining), len(w.adopted.by))
+	if len(w.main) != 1 || len(w.foreign) != 0 || len(w.draining) != 0 || len(w.adopted.by) != 0 {
+		t.Errorf("left in the tables: %d, %d, %d, %d, want only their parent", len(w.main), len(w.foreign), len(w.draining), len(w.adopted.by))
 	}
 	w.Reaper.mu.Unlock()
 	// No handle is kept of what has ended.
@@ -771,7 +771,7 @@ func TestExpectedExitIsNotLostBeforeItsAdoption(t *testing.T) {
 			if test.path == "" {
 				w.quiet(p)
 				w.Reaper.mu.Lock()
-				c, known := w.main[a.Group]
+				c, known := w.child(a.Group)
 				own := known && c.away == nil
 				w.Reaper.mu.Unlock()
 				if !own {

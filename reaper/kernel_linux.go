@@ -183,12 +183,12 @@ func (r *Reaper) findEscaped() bool {
 		r.mu.Unlock()
 		return false
 	}
-	strangers := slices.DeleteFunc(pids, func(pid int) bool { _, ours := r.main[pid]; return ours })
+	strangers := slices.DeleteFunc(pids, func(pid int) bool { _, ours := r.main[int32(pid)]; return ours })
 	var groups map[int]bool
 	if len(strangers) > 0 {
 		groups = make(map[int]bool, len(r.main)+len(r.draining))
 		for group := range r.main {
-			groups[group] = true
+			groups[int(group)] = true
 		}
 		for group := range r.draining {
 			groups[group] = true

@@ -46,8 +46,7 @@ type Process struct {
 	Gone bool
 }
 
-// child is the reaper's side of a Process. There may be very many, so the table
-// holds them themselves and not pointers to them.
+// child is the reaper's side of a Process.
 type child struct {
 	exited chan<- Exit
 	away   *away // it was adopted, and is not our child; nil otherwise
@@ -90,9 +89,10 @@ type Reaper struct {
 	// time: as long as it is held, no number that the tables know can be
 	// given to another process by the kernel. It is never held over a fork.
 	mu       sync.Mutex
-	over     bool             // Run has returned: what ends now is not ours to reap
-	main     map[int]child    // main processes not yet reaped
-	draining map[int]leftover // groups whose main process has been reaped
+	over     bool                  // Run has returned: what ends now is not ours to reap
+	main     map[int32]chan<- Exit // main processes not yet reaped; there may be very many
+	foreign  map[int]*away         // those of them that were adopted, and are not our children
+	draining map[int]leftover      // groups whose main process has been reaped
 	// Between a fork and its return the number of the child is not known
 	// here, but the child may already have ended and been reaped. As long
 	// as forks are on their way, exits of unknown processes are kept, with
@@ -159,7 +159,8 @@ func New(report func(Fact)) (*Reaper, error) {
 		ends:     make(chan struct{}, 1),
 		ended:    make(chan struct{}),
 		sub:      os.Getpid() == 1 || adoptOrphans(),
-		main:     make(map[int]child),
+		main:     make(map[int32]chan<- Exit),
+		foreign:  make(map[int]*away),
 		draining: make(map[int]leftover),
 		early:    make(map[int]earlyExit),
 	}, nil
@@ -302,11 +303,11 @@ func (r *Reaper) reapSome(first int) (mainEnded bool, strangers []Reaped, more b
 		if more = err == nil && pid > 0; !more {
 			break
 		}
-		c, known := r.main[pid]
+		c, known := r.child(pid)
 		_, expected := r.missed[pid]
 		switch {
 		case known && c.away == nil:
-			delete(r.main, pid)
+			r.strike(pid)
 			r.route(pid, c, status)
 			mainEnded = true
 			if first != anyChild {
@@ -327,6 +328,26 @@ func (r *Reaper) reapSome(first int) (mainEnded bool, strangers []Reaped, more b
 		r.drain()
 	}
 	return mainEnded, strangers, more
+}
+
+// child finds a main process that is not yet reaped. Called with mu held.
+func (r *Reaper) child(pid int) (c child, known bool) {
+	exited, known := r.main[int32(pid)]
+	return child{exited, r.foreign[pid]}, known
+}
+
+// note makes one known. Called with mu held.
+func (r *Reaper) note(pid int, c child) {
+	r.main[int32(pid)] = c.exited
+	if c.away != nil {
+		r.foreign[pid] = c.away
+	}
+}
+
+// strike makes it unknown again. Called with mu held.
+func (r *Reaper) strike(pid int) {
+	delete(r.main, int32(pid))
+	delete(r.foreign, pid)
 }
 
 // route hands an exit to its owner. Called with mu held; it does not block,
@@ -399,7 +420,7 @@ func (r *Reaper) Probe(group int, hard bool) {
 func (r *Reaper) Signal(pid int, sig unix.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c, ok := r.main[pid]
+	c, ok := r.child(pid)
 	switch {
 	case !ok:
 		return unix.ESRCH
@@ -415,7 +436,7 @@ func (r *Reaper) Signal(pid int, sig unix.Signal) error {
 func (r *Reaper) SignalGroup(group int, sig unix.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c, ok := r.main[group]
+	c, ok := r.child(group)
 	if !ok {
 		var l leftover
 		l, ok = r.draining[group]

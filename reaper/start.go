@@ -307,7 +307,7 @@ func (r *Reaper) enter(pid int, c child, mine uint64) {
 		delete(r.early, pid)
 		r.route(pid, c, e.status)
 	} else {
-		r.main[pid] = c
+		r.note(pid, c)
 	}
 }
 
