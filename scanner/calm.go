@@ -71,7 +71,7 @@ func (s *Scanner) content() bool {
 // doubtful lists the entries that may be put right without a change in the
 // directory.
 func (s *Scanner) doubtful() (names []string) {
-	for k := range s.known.all() {
+	for _, k := range s.known.odd {
 		if k.entry.Bar != "" && !k.kept {
 			names = append(names, k.entry.Name)
 		}

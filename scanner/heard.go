@@ -45,7 +45,7 @@ func (s *Scanner) glance(names []string) bool {
 		return false
 	}
 	for _, name := range names {
-		if _, known := s.known[name]; known || rundir.Ignored(name) || rundir.CheckName(name) != nil {
+		if s.known.has(name) || rundir.Ignored(name) || rundir.CheckName(name) != nil {
 			return false
 		}
 	}
@@ -56,8 +56,8 @@ func (s *Scanner) glance(names []string) bool {
 		}
 	}
 	for _, e := range entries {
-		s.known.set(seen{entry: e})
 		s.config.Early(e)
+		s.known.set(seen{entry: e})
 	}
 	s.owed = true
 	return true

@@ -198,45 +198,68 @@ type seen struct {
 }
 
 // known is the entries that the scanner remembers. There may be very many, and
-// of most there is little to remember.
-type known map[string]memory
-
-type memory struct {
-	stamp Stamp
-	all   *seen // nil: it can be run, is there, and has been told of
+// of most there is little to remember. A name is in one of the two only.
+type known struct {
+	plain []memory        // those that can be run, are there, and have been told of, sorted by name
+	odd   map[string]seen // all others
 }
 
-func (m memory) seen(name string) seen {
-	if m.all != nil {
-		return *m.all
-	}
-	return seen{entry: Entry{Name: name, Stamp: m.stamp}}
+type memory struct {
+	name  string
+	stamp Stamp
+}
+
+func (m memory) seen() seen { return seen{entry: Entry{Name: m.name, Stamp: m.stamp}} }
+
+// place is where an entry is among the plain ones, or would be.
+func (k *known) place(name string) (at int, there bool) {
+	return slices.BinarySearchFunc(k.plain, name, func(m memory, name string) int { return cmp.Compare(m.name, name) })
 }
 
 // get returns what is known of an entry, the zero seen if nothing is.
-func (k known) get(name string) seen {
-	m, ok := k[name]
-	if !ok {
-		return seen{}
+func (k *known) get(name string) seen {
+	if at, there := k.place(name); there {
+		return k.plain[at].seen()
 	}
-	return m.seen(name)
+	return k.odd[name]
 }
 
-// set remembers an entry.
-func (k known) set(s seen) {
-	m := memory{stamp: s.entry.Stamp}
-	if s != m.seen(s.entry.Name) {
-		all := s // not s itself: that would be allocated each time
-		m.all = &all
+// has tells whether anything is.
+func (k *known) has(name string) bool { return k.get(name).entry.Name != "" }
+
+// set remembers an entry. It is quick if that is the last one by its name.
+func (k *known) set(s seen) {
+	m := memory{s.entry.Name, s.entry.Stamp}
+	at, there := len(k.plain), false
+	if at > 0 && m.name <= k.plain[at-1].name {
+		at, there = k.place(m.name)
 	}
-	k[s.entry.Name] = m
+	switch plain := s == m.seen(); {
+	case plain && there:
+		k.plain[at] = m
+	case plain:
+		delete(k.odd, m.name)
+		k.plain = slices.Insert(k.plain, at, m)
+	default:
+		if there {
+			k.plain = slices.Delete(k.plain, at, at+1)
+		}
+		k.odd[m.name] = s
+	}
 }
 
-// all goes through all of them, which may be set and deleted meanwhile.
-func (k known) all() iter.Seq[seen] {
+func (k *known) len() int { return len(k.plain) + len(k.odd) }
+
+// all goes through all of them. Odd ones may be set meanwhile to what is odd.
+func (k *known) all() iter.Seq[seen] {
 	return func(yield func(seen) bool) {
-		for name, m := range k {
-			if !yield(m.seen(name)) {
+		for _, m := range k.plain {
+			if !yield(m.seen()) {
+				return
+			}
+		}
+		for _, s := range k.odd {
+			if !yield(s) {
 				return
 			}
 		}
@@ -259,7 +282,7 @@ func New(config Config) (*Scanner, error) {
 		slow:    Slow,
 		hasten:  Slow,
 		calm:    Calm,
-		known:   make(known),
+		known:   known{odd: make(map[string]seen)},
 		refused: make(map[string]bool),
 		hung:    make(map[string]chan struct{}),
 	}, nil
@@ -583,13 +606,13 @@ func (s *Scanner) scan() {
 		s.owed = false
 		s.config.Send(s.snapshot())
 	}
-	s.config.Report(Scanned{Entries: len(s.known), Took: time.Since(start), Changed: changed})
+	s.config.Report(Scanned{Entries: s.known.len(), Took: time.Since(start), Changed: changed})
 }
 
 // keepMissed keeps what was just missed, which went with the directory, and
 // tells whether there was anything.
 func (s *Scanner) keepMissed() (found bool) {
-	for k := range s.known.all() {
+	for _, k := range s.known.odd {
 		if !k.missing.IsZero() {
 			k.entry.Gone = false
 			s.known.set(seen{entry: k.entry, kept: true})
@@ -625,7 +648,6 @@ func list(dir string) ([]string, error) {
 // tells whether that changed anything. moved says that they are those of
 // another directory than last time; kept are the services that are not in it.
 func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool, kept []string) {
-	here := make(map[string]bool, len(names))
 	services := make([]string, 0, len(names))
 	for _, name := range names {
 		if rundir.Ignored(name) {
@@ -640,13 +662,16 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 		}
 		services = append(services, name)
 	}
+	slices.Sort(services)
+	next := known{plain: make([]memory, 0, len(services)), odd: make(map[string]seen)}
 	for i, e := range s.look(services, s.entry) {
 		if e.Name == "" {
 			continue // gone since the directory was read
 		}
-		name := services[i]
-		old := s.known.get(name)
-		here[name] = true
+		old := s.known.get(services[i])
+		if old.entry.Name != "" {
+			e.Name = old.entry.Name // which others have too: the same bytes in memory
+		}
 		k := seen{entry: e}
 		if wait := e.patience(); wait > 0 && !s.first {
 			k.young = old.young
@@ -660,38 +685,36 @@ func (s *Scanner) merge(names []string, moved bool, now time.Time) (changed bool
 		if told != tell || tell && (e != old.entry || old.kept) {
 			changed = true
 		}
-		s.known.set(k)
+		next.set(k)
 	}
 	maps.DeleteFunc(s.refused, func(name string, _ bool) bool { return !slices.Contains(names, name) })
 
 	for k := range s.known.all() {
 		name := k.entry.Name
-		if here[name] || k.kept && !moved {
-			continue
-		}
 		switch {
-		case !k.young.IsZero():
-			delete(s.known, name) // it was never told of
+		case next.has(name):
 			continue
+		case k.kept && !moved:
+			// It has been told of, and runs on.
+		case !k.young.IsZero():
+			continue // it was never told of
 		case moved:
 			// What ran in the directory that was here before runs on.
 			kept = append(kept, name)
-			if k.kept {
-				continue
+			if !k.kept {
+				k.kept, k.missing, k.entry.Gone = true, time.Time{}, false
+				changed = true
 			}
-			k.kept, k.missing, k.entry.Gone = true, time.Time{}, false
 		case k.missing.IsZero():
 			k.missing, k.entry.Gone = now, true
+			changed = true
 		case now.Sub(k.missing) >= Grace:
-			delete(s.known, name)
 			changed = true
 			continue
-		default:
-			continue
 		}
-		s.known.set(k)
-		changed = true
+		next.set(k)
 	}
+	s.known = next
 	slices.Sort(kept)
 	return changed, kept
 }
@@ -728,7 +751,7 @@ func (s *Scanner) nextLook() time.Time {
 			next = at
 		}
 	}
-	for k := range s.known.all() {
+	for _, k := range s.known.odd {
 		sooner(k.missing, Grace)
 		sooner(k.young, k.entry.patience())
 	}
@@ -736,7 +759,7 @@ func (s *Scanner) nextLook() time.Time {
 }
 
 func (s *Scanner) snapshot() []Entry {
-	entries := make([]Entry, 0, len(s.known))
+	entries := make([]Entry, 0, s.known.len())
 	for k := range s.known.all() {
 		if k.young.IsZero() {
 			entries = append(entries, k.entry)
