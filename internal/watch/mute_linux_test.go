@@ -89,7 +89,7 @@ func TestHeedRingsIfThePathLeadsElsewhere(t *testing.T) {
 		if !remake {
 			continue
 		}
-		if got := watches(t, w); got != 1 {
+		if got := kernelHas(t, w); got != 1 {
 			t.Errorf("%s: got %d watches, want that of the first directory only", name, got)
 		}
 		// Nobody has taken note of the other one yet.
@@ -99,8 +99,8 @@ func TestHeedRingsIfThePathLeadsElsewhere(t *testing.T) {
 	}
 }
 
-// watches counts those that the kernel has (proc_pid_fdinfo(5)).
-func watches(t *testing.T, w *Watcher) int {
+// kernelHas counts the watches that the kernel has (proc_pid_fdinfo(5)).
+func kernelHas(t *testing.T, w *Watcher) int {
 	t.Helper()
 	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", w.sys.fd))
 	if err != nil {

@@ -29,12 +29,11 @@ type system struct {
 	nudge  int          // an eventfd(2): the watcher is closed, or has mounts
 	mounts atomic.Int32 // mountinfo, once a way is laid; before that, -1
 
-	// table guards the maps: Add, Remove and Lay against the reader.
-	table sync.Mutex
-	keys  map[int32]string
-	wds   map[string]int32
-	way   map[int32]struct{}
-	bare  map[string]struct{} // keys for which no watch could be had
+	// table guards what follows: Add, Remove and Lay against the reader.
+	table   sync.Mutex
+	watches watches
+	way     map[int32]struct{}
+	bare    map[string]struct{} // keys for which no watch could be had
 
 	polling bool // a watch could not be had, so the clock rings too
 }
@@ -52,8 +51,6 @@ func (w *Watcher) start(interested func(string, Change) Mark) error {
 		return &fs.PathError{Op: "eventfd", Path: "inotify", Err: err}
 	}
 	w.sys.fd, w.sys.nudge = fd, nudge
-	w.sys.keys = make(map[int32]string)
-	w.sys.wds = make(map[string]int32)
 	w.sys.bare = make(map[string]struct{})
 	w.wait.Go(func() { w.read(interested) })
 	return nil
@@ -86,25 +83,21 @@ func (w *Watcher) Add(path, key string) (another bool, err error) {
 				s.polling = true
 				w.wait.Go(w.poll)
 			}
-			if _, ok := s.wds[key]; !ok {
+			if _, ok := s.watches.wd(key); !ok {
 				s.bare[key] = struct{}{}
 			}
 			return false, errors.Join(ErrPolling, err)
 		}
 		return false, err
 	}
-	old, ok := s.wds[key]
+	old, ok := s.watches.wd(key)
 	if ok && old == int32(wd) {
 		return false, nil
 	}
 	if ok {
 		s.drop(old)
 	}
-	if other, ok := s.keys[int32(wd)]; ok && other != key {
-		delete(s.wds, other)
-	}
-	s.keys[int32(wd)] = key
-	s.wds[key] = int32(wd)
+	s.watches.set(int32(wd), key)
 	_, bare := s.bare[key]
 	delete(s.bare, key)
 	return !bare, nil
@@ -114,7 +107,7 @@ func (s *system) drop(wd int32) {
 	// EINVAL: the directory is gone and took its watch along. If it is on a
 	// way, that rings, because of IN_IGNORED, and is laid anew.
 	unix.InotifyRmWatch(s.fd, uint32(wd))
-	delete(s.keys, wd)
+	s.watches.drop(wd)
 }
 
 // Remove ends the watch of key.
@@ -125,9 +118,8 @@ func (w *Watcher) Remove(key string) {
 	}
 	s.table.Lock()
 	defer s.table.Unlock()
-	if wd, ok := s.wds[key]; ok {
+	if wd, ok := s.watches.wd(key); ok {
 		s.drop(wd)
-		delete(s.wds, key)
 	}
 	delete(s.bare, key)
 }
@@ -153,7 +145,7 @@ func (w *Watcher) listen(path, key string, mask uint32) (same bool) {
 	s := &w.sys
 	s.table.Lock()
 	defer s.table.Unlock()
-	old, ok := s.wds[key]
+	old, ok := s.watches.wd(key)
 	if !ok {
 		return true
 	}
@@ -161,7 +153,7 @@ func (w *Watcher) listen(path, key string, mask uint32) (same bool) {
 	if err != nil {
 		return false
 	}
-	if _, known := s.keys[int32(wd)]; !known {
+	if _, known := s.watches.key(int32(wd)); !known {
 		unix.InotifyRmWatch(s.fd, uint32(wd)) // another directory, for which there was none
 	}
 	return int32(wd) == old
@@ -278,14 +270,11 @@ func (w *Watcher) decode(buf []byte, interested func(string, Change) Mark) (rang
 			name = name[:end]
 		}
 		w.sys.table.Lock()
-		key, known := w.sys.keys[wd]
+		key, known := w.sys.watches.key(wd)
 		_, way := w.sys.way[wd]
 		if what&unix.IN_IGNORED != 0 {
 			delete(w.sys.way, wd)
-			if known {
-				delete(w.sys.keys, wd)
-				delete(w.sys.wds, key)
-			}
+			w.sys.watches.drop(wd)
 		}
 		w.sys.table.Unlock()
 		if way && len(name) == 0 {

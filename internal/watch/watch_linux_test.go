@@ -250,8 +250,8 @@ func TestDirectoryThatGoesRingsAndCanComeBack(t *testing.T) {
 		}
 	}
 	w.sys.table.Lock()
-	if len(w.sys.keys)+len(w.sys.wds) != 0 {
-		t.Errorf("tables: got %v %v, want nothing", w.sys.keys, w.sys.wds)
+	if w.sys.watches.len() != 0 {
+		t.Errorf("table: got %v, want nothing", w.sys.watches)
 	}
 	w.sys.table.Unlock()
 	if _, err := w.Add(dir, "web"); !errors.Is(err, fs.ErrNotExist) {
@@ -393,9 +393,8 @@ func event(wd int32, mask, size uint32, name string) []byte {
 // silent is a watcher that reads nothing by itself.
 func silent(keys map[int32]string) *Watcher {
 	w := &Watcher{bell: make(chan struct{}, 1), done: make(chan struct{}), dirty: make(map[string]Mark)}
-	w.sys.keys, w.sys.wds = make(map[int32]string), make(map[string]int32)
 	for wd, key := range keys {
-		w.sys.keys[wd], w.sys.wds[key] = key, wd
+		w.sys.watches.set(wd, key)
 	}
 	return w
 }
@@ -432,8 +431,8 @@ func TestWatchThatTheKernelDroppedIsForgotten(t *testing.T) {
 	w := silent(map[int32]string{1: "a", 2: "b"})
 	w.decode(event(1, unix.IN_IGNORED, 0, ""), nil)
 	w.decode(event(7, unix.IN_IGNORED, 0, ""), nil) // one that nobody has any more
-	if news := w.Take(); len(news.Keys) != 1 || len(w.sys.keys) != 1 || len(w.sys.wds) != 1 {
-		t.Errorf("got %+v and %v %v, want a rung and b left", news, w.sys.keys, w.sys.wds)
+	if news := w.Take(); len(news.Keys) != 1 || w.sys.watches.len() != 1 {
+		t.Errorf("got %+v and %v, want a rung and b left", news, w.sys.watches)
 	}
 }
 
@@ -460,8 +459,8 @@ func FuzzDecode(f *testing.F) {
 		if news.Lost && !news.All {
 			t.Errorf("got %+v: lost, but not everything", news)
 		}
-		if len(w.sys.keys) != len(w.sys.wds) {
-			t.Errorf("tables differ: %v %v", w.sys.keys, w.sys.wds)
+		if all := w.sys.watches; len(all.byWd) != all.len() || len(all.byKey) != all.len() {
+			t.Errorf("lists differ: %v", all)
 		}
 	})
 }

@@ -66,7 +66,7 @@ func (w *Watcher) Lay(paths ...string) (covered bool) {
 	}
 	for wd := range before {
 		_, still := s.way[wd]
-		if _, key := s.keys[wd]; !still && !key {
+		if _, key := s.watches.key(wd); !still && !key {
 			unix.InotifyRmWatch(s.fd, uint32(wd)) // EINVAL: it is gone
 		}
 	}
