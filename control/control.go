@@ -127,10 +127,27 @@ type pending struct {
 	stuck  rundir.Version // a request that was answered and cannot be removed
 }
 
-// settle forgets pending again when nothing is.
-func (k *folder) settle() {
+// plain is what most folders are: there was never a lock, and nothing is pending.
+// They have this one, which nobody changes.
+var plain = &folder{status: true}
+
+// own finds a folder that is to be looked at or changed, and gives it one of its
+// own; settle takes that back if the folder is plain again.
+func (c *Control) own(name string) (k *folder, ok bool) {
+	k, ok = c.folders[name]
+	if k == plain {
+		k = &folder{status: true}
+		c.folders[name] = k
+	}
+	return k, ok
+}
+
+func (c *Control) settle(name string, k *folder) {
 	if *k.pending == (pending{}) {
 		k.pending = nil
+	}
+	if *k == *plain && c.folders[name] == k { // nobody has forgotten it meanwhile
+		c.folders[name] = plain
 	}
 }
 
@@ -378,8 +395,9 @@ func (c *Control) watchless(err error) {
 func (c *Control) answer() {
 	for k, ok := c.nextCall(); ok; k, ok = c.nextCall() {
 		if k.renew {
-			for name, f := range c.folders {
-				f.fresh = true
+			for name := range c.folders {
+				k, _ := c.own(name)
+				k.fresh = true
 				c.again[name] = time.Now()
 			}
 		} else if k.heard != 0 {
@@ -462,7 +480,7 @@ func (c *Control) watch(name string) (another bool, err error) {
 
 // look reads a folder: the requests in it, then its lock.
 func (c *Control) look(name string) {
-	k, ok := c.folders[name]
+	k, ok := c.own(name)
 	if !ok {
 		return
 	}
@@ -473,7 +491,7 @@ func (c *Control) look(name string) {
 	if k.pending == nil {
 		k.pending = new(pending)
 	}
-	defer k.settle()
+	defer c.settle(name, k)
 	if err != nil {
 		c.again[name] = time.Now().Add(unfilled)
 		return

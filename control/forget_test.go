@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"sysmgr/internal/rundir"
 	"sysmgr/internal/watch"
@@ -110,5 +111,70 @@ func TestCallsAreAnsweredInTheirOrder(t *testing.T) {
 	c.answer()
 	if c.folders["last"] != nil {
 		t.Error("a service that was attended to and then forgotten: got it attended to, want not")
+	}
+}
+
+// Folders that are like most share what is known of them. One that is not has its
+// own, as long as it is not; what happens in it is not known of any other.
+func TestAFolderOfWhichThereIsNothingToKnowTakesNoRoom(t *testing.T) {
+	c, dir, got := attending(t)
+	for _, name := range []string{"web", "db"} {
+		f, err := dir.MakeFolder(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := f.Write(rundir.State, []byte("phase up\n")); err != nil {
+			t.Fatal(err)
+		}
+		c.Attend(name)
+	}
+	shares := func(when string, web bool) {
+		t.Helper()
+		if c.folders["db"] != plain || (c.folders["web"] == plain) != web {
+			t.Errorf("%s: got %+v and %+v, want web to share: %v, and db to", when, *c.folders["web"], *c.folders["db"], web)
+		}
+		if *plain != (folder{status: true}) {
+			t.Fatalf("%s: what they share is %+v", when, *plain)
+		}
+	}
+	c.answer()
+	shares("attended to", true)
+
+	f, err := dir.Folder("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Write(rundir.Lock, []byte("TERM\n")); err != nil {
+		t.Fatal(err)
+	}
+	*got = nil
+	c.look("web")
+	c.look("db")
+	shares("held", false)
+	if len(*got) != 2 || (*got)[0].Request.Verb != Stop || (*got)[1].Request.Verb != Released {
+		t.Errorf("got %+v, want web held and db not", *got)
+	}
+	if err := f.Remove(rundir.Lock); err != nil {
+		t.Fatal(err)
+	}
+	c.look("web")
+	time.Sleep(blink)
+	c.look("web")
+	shares("released", true)
+
+	c.Renew()
+	c.answer()
+	if *plain != (folder{status: true}) || !c.folders["web"].fresh || !c.folders["db"].fresh {
+		t.Errorf("renewed: got %+v and %+v, want both fresh", *c.folders["web"], *c.folders["db"])
+	}
+	c.look("web")
+	c.look("db")
+	shares("looked at again", true)
+	c.Forget("db")
+	c.look("db") // which hears in the middle of it that it is forgotten
+	if len(c.folders) != 1 {
+		t.Errorf("got %v, want only web", c.folders)
 	}
 }
