@@ -75,13 +75,13 @@ func BenchmarkSnapshot(b *testing.B) {
 		// Nobody is at work for them.
 		s := NewService(config, entries[i].Name, "")
 		s.told, s.file = entries[i].told(""), entries[i].File.file()
-		v.services[entries[i].Name] = member{s}
+		v.services.add(s)
 	}
 	b.ReportAllocs()
 	for stamp := 0; b.Loop(); stamp++ {
 		entries[0].Stamp = uint64(stamp)
 		v.found(entries)
-		if changed := v.services[entries[0].Name].service; len(changed.mail.take()) > 0 {
+		if changed := v.services[0].service; len(changed.mail.take()) > 0 {
 			<-changed.news
 		}
 	}

@@ -71,8 +71,8 @@ func (v *Supervisor) close() {
 	}
 	v.config.ending.Store(int64(len(v.services)))
 	v.farewell = newFarewell(v.graph())
-	for name, m := range v.services {
-		if v.farewell.turn(name) {
+	for _, m := range v.services {
+		if v.farewell.turn(m.service.name) {
 			m.service.Shutdown()
 		} else {
 			m.service.part()
@@ -87,7 +87,7 @@ func (v *Supervisor) onward(name string) {
 		return
 	}
 	for _, next := range v.farewell.gone(name) {
-		if m, ok := v.services[next]; ok {
+		if m, ok := v.services.get(next); ok {
 			m.service.Shutdown()
 		}
 	}
@@ -97,7 +97,8 @@ func (v *Supervisor) onward(name string) {
 // service whose folder cannot be read has no order.
 func (v *Supervisor) graph() needs.Graph {
 	graph := make(needs.Graph, len(v.services))
-	for name := range v.services {
+	for _, m := range v.services {
+		name := m.service.name
 		graph[name] = nil
 		if !v.config.Rundir.Holds(name, rundir.Needs) && !v.config.Rundir.Holds(name, rundir.Waiting) {
 			continue

@@ -30,7 +30,7 @@ type Supervisor struct {
 	wake   chan struct{}
 
 	// What follows belongs to Run.
-	services map[string]member
+	services members
 	waiting  []Entry                  // entries whose services cannot be started before others have ended, by name
 	renamed  int                      // how many of them wait for the service they were renamed from
 	past     map[string]rundir.Record // services of the daemon before this one, until the first snapshot
@@ -41,10 +41,6 @@ type Supervisor struct {
 	begun chan struct{}                 // closed when the services of the last daemon are taken over
 	gone  func(name string, swept bool) // is told by each actor at its end
 }
-
-// member is a service of the supervisor's. What it knows of that stands in the
-// Service itself: there may be very many, and nothing of an entry is kept twice.
-type member struct{ service *Service }
 
 // place is whether the last snapshot has an entry.
 type place uint8
@@ -106,12 +102,11 @@ type (
 // before it has left, if any.
 func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	v := &Supervisor{
-		config:   config,
-		wake:     make(chan struct{}, 1),
-		services: make(map[string]member),
-		past:     make(map[string]rundir.Record, len(past)),
-		unswept:  make(map[string]bool),
-		begun:    make(chan struct{}),
+		config:  config,
+		wake:    make(chan struct{}, 1),
+		past:    make(map[string]rundir.Record, len(past)),
+		unswept: make(map[string]bool),
+		begun:   make(chan struct{}),
 	}
 	for _, record := range past {
 		v.past[record.Name] = record
@@ -240,7 +235,7 @@ func (v *Supervisor) Run() {
 			case newcomer:
 				v.early(Entry(m))
 			case delivery:
-				if s, ok := v.services[m.name]; ok {
+				if s, ok := v.services.get(m.name); ok {
 					s.service.Tell(m.order)
 				}
 			case retirement:
@@ -275,7 +270,7 @@ func (v *Supervisor) Run() {
 // sweep tries again what could not be swept when its service went.
 func (v *Supervisor) sweep() {
 	for name := range v.unswept {
-		if _, back := v.services[name]; !back && v.config.Rundir.Sweep(name, true) != nil {
+		if _, back := v.services.get(name); !back && v.config.Rundir.Sweep(name, true) != nil {
 			continue
 		}
 		delete(v.unswept, name)
@@ -289,12 +284,11 @@ func (v *Supervisor) sweep() {
 // stop. The others wait for them.
 func (v *Supervisor) late() []string {
 	names := make([]string, 0, len(v.services))
-	for name := range v.services {
-		if v.farewell.told[name] {
-			names = append(names, name)
+	for _, m := range v.services {
+		if v.farewell.told[m.service.name] {
+			names = append(names, m.service.name)
 		}
 	}
-	slices.Sort(names)
 	return names
 }
 
@@ -303,12 +297,14 @@ func (v *Supervisor) found(entries snapshot) {
 	if !slices.IsSortedFunc(entries, byName) { // those of the scanner are
 		slices.SortFunc(entries, byName)
 	}
+	rest := entries
 	for _, m := range v.services {
+		for len(rest) > 0 && rest[0].Name < m.service.name {
+			rest = rest[1:]
+		}
 		m.service.place = absent
-	}
-	for _, e := range entries {
-		if m, ok := v.services[e.Name]; ok {
-			m.service.place = e.place()
+		if len(rest) > 0 && rest[0].Name == m.service.name {
+			m.service.place = rest[0].place()
 		}
 	}
 	v.takeOver(entries)
@@ -325,7 +321,7 @@ func (v *Supervisor) found(entries snapshot) {
 // can mean nothing else than that there is one more: it is not one that was
 // renamed, nor one that comes back. All else is for the snapshot to say.
 func (v *Supervisor) early(e Entry) {
-	if _, known := v.services[e.Name]; known || v.closing {
+	if _, known := v.services.get(e.Name); known || v.closing {
 		return
 	}
 	select {
@@ -382,7 +378,7 @@ func (v *Supervisor) reconcile(entries []Entry) {
 			continue
 		}
 		name, bar := e.Name, e.Bar
-		m, ok := v.services[name]
+		m, ok := v.services.get(name)
 		// mv a b: b is the same program, so it waits until a has stopped.
 		if old, ok := leaving[e.File.file()]; ok && old != name && bar == "" {
 			bar = "renamed from " + old + ", which has not stopped yet"
@@ -421,14 +417,14 @@ func find(entries []Entry, name string) bool {
 // leaving maps the files of services whose entries are gone to their names.
 func (v *Supervisor) leaving() map[file]string {
 	var files map[file]string
-	for name, m := range v.services {
+	for _, m := range v.services {
 		if m.service.place == here {
 			continue
 		}
 		if files == nil {
 			files = make(map[file]string)
 		}
-		files[m.service.file] = name
+		files[m.service.file] = m.service.name
 	}
 	return files
 }
@@ -440,16 +436,15 @@ func (v *Supervisor) add(e Entry, bar string) member {
 		s = Resume(v.config, record, bar)
 	}
 	s.told, s.file, s.place = e.told(bar), e.File.file(), e.place()
-	m := member{s}
-	v.services[e.Name] = m
+	v.services.add(s)
 	s.Go(WantUp, v.gone)
-	return m
+	return member{s}
 }
 
 // retire forgets a service whose actor has ended. Its entry may be there
 // again already.
 func (v *Supervisor) retire(name string) {
-	delete(v.services, name)
+	v.services.remove(name)
 	if find(v.waiting, name) || v.renamed > 0 {
 		v.reconcile(v.waiting)
 	}
