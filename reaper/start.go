@@ -190,11 +190,10 @@ func (r *Reaper) Collect(thoroughly bool) bool {
 		}
 		defer release()
 	}
-	runtime.GC()
 	if thoroughly {
-		// Once more: each collection makes a stack that is too large half as
-		// large (the runtime's shrinkstack).
 		debug.FreeOSMemory()
+	} else {
+		runtime.GC()
 	}
 	return true
 }

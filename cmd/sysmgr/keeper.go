@@ -71,24 +71,36 @@ func (k *keeper) keep() bool {
 }
 
 // tidy collects the garbage when there is enough of it: while there is much to
-// do, as much again as was left the last time; at a knock, less, and then what
-// is free is given back to the kernel. At rest there is none. The runtime must
-// not do that by itself: see Reaper.Collect. It tells whether it is done with:
-// while a process is made, nothing can be collected.
+// do, an eighth of what was left the last time, because what the runtime needs to
+// keep account of its memory never becomes less again, but nothing as long as all
+// is small, because it needs more with each of the first few collections; at a
+// knock, less, and then what is free is given back to the kernel. At rest there is
+// none. The runtime must not do that by itself: see Reaper.Collect. It tells whether
+// it is done with: while a process is made, nothing can be collected.
 func (k *keeper) tidy(rest bool) bool {
-	enough := k.garbage + k.garbage/2 + 1<<20
+	enough := max(k.garbage+k.garbage/8+1<<20, small)
 	if rest {
 		enough = k.garbage + k.garbage/64 + 128<<10
 	}
 	if occupied() < enough && !(rest && spare() > 2<<20) {
 		return true
 	}
+	before := occupied()
 	if !k.collect(rest) {
 		return false
 	}
 	k.garbage = occupied()
+	if rest && before > k.garbage+512<<10 {
+		// Some of it goes only with the next: what is in a sync.Pool, and half
+		// of what was half of a stack that is too large (the runtime's shrinkstack).
+		k.collect(rest)
+		k.garbage = occupied()
+	}
 	return true
 }
+
+// small is how much may be occupied before there is a collection in a busy time.
+const small = 16 << 20
 
 // spare is how many bytes are free and not given back to the kernel: what a
 // collection in a busy time has left.

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"testing"
 
@@ -134,5 +136,42 @@ func TestNobodyLooksAtFoldersBeforeItIsSaidThatTheyAreOthers(t *testing.T) {
 	k.keep()
 	if !renewed || held {
 		t.Errorf("renewed while nobody looked: got %t, want true; still held: got %t, want false", renewed, held)
+	}
+}
+
+// A collection leaves something behind in the runtime: there are two at rest where
+// there was much garbage, one where there was some, and none where there was none;
+// and none while there is much to do, as long as all is small.
+func TestNothingIsCollectedMoreOftenThanItHelps(t *testing.T) {
+	k, _ := kept(t)
+	var garbage []byte
+	calls := 0
+	k.collect = func(bool) bool {
+		calls++
+		garbage = nil
+		runtime.GC()
+		return true
+	}
+	for _, test := range []struct {
+		what    string
+		garbage int
+		rest    bool
+		want    int
+	}{
+		{"busy", 4 << 20, false, 0},
+		{"busy with very much", 2 * small, false, 1},
+		{"much", 4 << 20, true, 2},
+		{"none", 0, true, 0},
+		{"some", 400 << 10, true, 1},
+	} {
+		if garbage = make([]byte, test.garbage); test.garbage == 0 {
+			debug.FreeOSMemory() // what is free counts as well
+		}
+		calls = 0
+		k.tidy(test.rest)
+		if calls != test.want {
+			t.Errorf("%s: got %d collections, want %d", test.what, calls, test.want)
+		}
+		runtime.KeepAlive(garbage)
 	}
 }
