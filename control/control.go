@@ -353,14 +353,14 @@ func (c *Control) ring(name string, mark watch.Mark) {
 // what is in it one after the other, and must not meet a status that is written
 // because of the first.
 func (c *Control) hear(name string, mark watch.Mark) {
-	k := c.folders[name]
-	if k == nil || c.polls {
+	if _, ok := c.folders[name]; !ok || c.polls {
 		return
 	}
 	if mark&said != 0 {
 		c.deliver(Message{Service: name, Said: true})
 	}
 	if mark&unsaid != 0 {
+		k, _ := c.own(name)
 		if k.pending == nil {
 			k.pending = new(pending)
 		}
@@ -401,7 +401,10 @@ func (c *Control) answer() {
 				c.again[name] = time.Now()
 			}
 		} else if k.heard != 0 {
-			c.ring(k.name, k.heard)
+			c.hear(k.name, k.heard)
+			if k.heard&order != 0 {
+				c.again[k.name] = time.Now() // and not here, in the middle of a look at it
+			}
 		} else if k.attend {
 			c.folders[k.name] = &folder{fresh: true, status: true}
 			c.look(k.name)

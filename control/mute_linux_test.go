@@ -104,3 +104,55 @@ func TestHeedWakesNobodyForNothing(t *testing.T) {
 		t.Errorf("locks known of a service that is forgotten: got %v, want none", c.locked)
 	}
 }
+
+// A look hears in the middle of it that another is asked for.
+func TestAFolderMadeAnewIsAnOrderAlthoughAnotherLookIsDue(t *testing.T) {
+	c, dir, got := attending(t)
+	for range 2 {
+		f, err := dir.MakeFolder("db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Write(rundir.State, []byte("phase up\n")); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if len(c.folders) == 1 {
+			c.Attend("db")
+			c.answer()
+			*got = nil
+			if err := os.RemoveAll(f.Path()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c.call(call{name: "db", heard: order})
+	c.look("db")
+	if len(*got) == 0 || text((*got)[0]) != "start db lost" {
+		t.Errorf("got %+v, want an order to start", *got)
+	}
+}
+
+// What is gone of one folder is not gone of all that are like it.
+func TestWhatIsTakenBackIsTakenBackByOneService(t *testing.T) {
+	c, dir, _ := attending(t)
+	for _, name := range []string{"a", "b"} {
+		f, err := dir.MakeFolder(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Write(rundir.State, []byte("phase up\n")); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		c.Attend(name)
+	}
+	c.answer()
+	c.hear("a", unsaid)
+	if k := c.folders["b"]; k.pending != nil || *plain != (folder{status: true}) {
+		t.Errorf("got %+v, shared %+v; want neither changed", *k, *plain)
+	}
+	if k := c.folders["a"]; k.pending == nil || k.unsaid.IsZero() {
+		t.Errorf("got %+v, want it to know", *k)
+	}
+}
