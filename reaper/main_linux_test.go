@@ -84,6 +84,11 @@ func reap(t testing.TB) *world {
 		for end := time.Now().Add(soon); ; time.Sleep(time.Millisecond) {
 			left := children()
 			if len(left) == 0 {
+				// Those of one that has just ended may have come to a thread that
+				// was asked before they did.
+				left = children()
+			}
+			if len(left) == 0 {
 				break
 			}
 			for _, pid := range left {
