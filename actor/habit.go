@@ -11,16 +11,20 @@ import (
 // habit is what an actor knows of its service's calls of sysmgr-depends: those
 // that wait for the service want to know whether it has yet to wait itself.
 type habit struct {
-	file   rundir.Version // the program that was last started; zero: not known
-	called int32          // how often it did when it last ran, and one more; 0: not known
+	file   program // what was last started
+	called int32   // how often it did when it last ran, and one more; 0: not known
 }
+
+// program is the version of one, as far as there is room for it: who takes one for
+// another expects what that one did. Zero is one that nobody knows.
+type program uint32
 
 // begun is called at the beginning of a run, with the path of what is run.
 func (h *habit) begun(path string) {
-	var file rundir.Version
+	var file program
 	var st unix.Stat_t
 	if unix.Stat(path, &st) == nil {
-		file = rundir.StampOf(&st).Version()
+		file = program(max(1, uint32(rundir.StampOf(&st).Version())))
 	}
 	if file != h.file || file == 0 {
 		*h = habit{file: file}

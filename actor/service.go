@@ -215,8 +215,8 @@ type Service struct {
 	parting   bool // the daemon stops, and this service when its turn comes: see part
 	retired   bool
 	attended  bool
-	muted     bool // nothing is heard of its folder
-	unheard   bool // what it says of itself is to be read before the status is written
+	muted     bool  // nothing is heard of its folder
+	unheard   bool  // what it says of itself is to be read before the status is written
 	place     place // of its entry; this and what follows is the supervisor's own
 	removed   bool  // it has been told that its entry is gone
 	doubtful  bool  // it may be one that the last daemon had under another name
