@@ -48,7 +48,7 @@ func (s State) record(now Moment, clock time.Duration) rundir.Record {
 		Failures:  int(s.Failures),
 		Starts:    int(s.Starts),
 		Restarts:  int(s.Restarts),
-		LastExit:  s.LastExit,
+		LastExit:  s.LastExit.String(),
 		Cause:     s.Why(),
 	}
 }
@@ -77,9 +77,9 @@ func restored(r rundir.Record, now Moment, clock time.Duration) (s State, ok boo
 	s.Since, s.Due = moment(r.Since), moment(r.Due)
 	s.KillAt, s.Killed = moment(r.KillAt), moment(r.Killed)
 	s.NotBefore, s.Ended = moment(r.NotBefore), moment(r.Ended)
-	s.Failures = int32(min(r.Failures, len(delays)))
+	s.Failures = uint8(min(r.Failures, len(delays)))
 	s.Starts, s.Restarts = int32(r.Starts), int32(r.Restarts)
-	s.LastExit, s.Cause = r.LastExit, r.Cause
+	s.LastExit, s.Cause = parseEnding(r.LastExit), r.Cause
 
 	runs := s.Phase == Up || s.Phase == Stopping
 	switch {

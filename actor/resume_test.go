@@ -42,10 +42,10 @@ func anyState(t *rapid.T, now Moment) State {
 		Killed:    maybe("killed"),
 		NotBefore: maybe("not-before"),
 		Ended:     maybe("ended"),
-		Failures:  rapid.Int32Range(0, int32(len(delays))).Draw(t, "failures"),
+		Failures:  rapid.Uint8Range(0, uint8(len(delays))).Draw(t, "failures"),
 		Starts:    rapid.Int32Range(0, 1<<30).Draw(t, "starts"),
 		Restarts:  rapid.Int32Range(0, 1<<30).Draw(t, "restarts"),
-		LastExit:  rapid.SampledFrom([]string{"", "exit 1", "killed by KILL", "unknown"}).Draw(t, "exit"),
+		LastExit:  parseEnding(rapid.SampledFrom([]string{"", "exit 1", "killed by KILL", "unknown", "exit by night"}).Draw(t, "exit")),
 		Cause:     rapid.SampledFrom([]string{"", "asked to stop", stuck, "\"quoted\" / cause\n"}).Draw(t, "cause"),
 	}
 	if s.Phase == Up || s.Phase == Stopping {
@@ -136,7 +136,7 @@ func TestTheWordsOfACauseComeBack(t *testing.T) {
 	now := Now()
 	before := State{
 		Phase: Backoff, Want: WantUp, Since: now, Due: now.Add(time.Second),
-		Cause: byItself, LastExit: "exit 3", Life: 200 * time.Millisecond, Waited: 4 * time.Second, Bar: "not executable",
+		Cause: byItself, LastExit: parseEnding("exit 3"), Life: 200 * time.Millisecond, Waited: 4 * time.Second, Bar: "not executable",
 	}
 	after, ok := restored(before.record(now, time.Hour), now, time.Hour)
 	const want = "exit 3 after 200ms and 4s of waiting"
@@ -703,7 +703,7 @@ func TestALockThatGoesWhileADaemonTakesOverHoldsNothing(t *testing.T) {
 
 func TestAOnceThatHasRunIsNotRepeated(t *testing.T) {
 	resumed(t, "same lock", func(t *testing.T, b *bench) {
-		r := past("web", State{Phase: Down, Want: WantDown, Starts: 1, LastExit: "exit 0"}, nil)
+		r := past("web", State{Phase: Down, Want: WantDown, Starts: 1, LastExit: parseEnding("exit 0")}, nil)
 		b.locked(&r, "once\n")
 		b.resume(r, "")
 		time.Sleep(time.Hour)
@@ -720,7 +720,7 @@ func TestBackoffGoesOnWithWhatIsLeftOfIt(t *testing.T) {
 		b.kernel.life = 1
 		r := past("web", State{
 			Phase: Backoff, Want: WantUp, Since: now.Add(-30 * time.Second), Due: now.Add(30 * time.Second),
-			Failures: 3, Cause: "exit 1 after 0s", LastExit: "exit 1", Starts: 9,
+			Failures: 3, Cause: "exit 1 after 0s", LastExit: parseEnding("exit 1"), Starts: 9,
 		}, nil)
 		s := b.resume(r, "")
 		status := b.expect("web", "backoff")

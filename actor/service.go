@@ -63,8 +63,13 @@ type Config struct {
 	silent   atomic.Int64 // services whose state could not be published
 	deaf     atomic.Bool  // nobody tells what services say of themselves: see Supervisor.Deafen
 	turns    turns
-	outlives func(name string) // tells the supervisor that KILL did not work at once
-	ending   atomic.Int64      // how many services a shutdown has to stop; 0: there is none
+
+	// What actors tell their supervisor, which sets it: that KILL did not work at
+	// once, and their end.
+	outlives func(name string)
+	gone     func(name string, swept bool)
+
+	ending atomic.Int64 // how many services a shutdown has to stop; 0: there is none
 }
 
 // restless is the set of services in back-off. It is the one thing that
@@ -185,13 +190,11 @@ type Service struct {
 	name   string
 	mail   mailbox[any]     // Order, or Event from the supervisor
 	news   chan reaper.Exit // all that the actor waits for: exits, and rung
-	ended  func(name string, swept bool)
 
 	legacy *legacy // what the daemon before this one left of it; nil once it is taken over
 
 	state State
-	alarm *time.Timer   // rings when something is due; nil: nothing is
-	guard *rundir.Guard // held from before a fork until the state is published
+	alarm *time.Timer // rings when something is due; nil: nothing is
 
 	folder *rundir.Folder // while something is handled: the service's
 
@@ -222,6 +225,7 @@ type Service struct {
 	doubtful  bool  // it may be one that the last daemon had under another name
 
 	there rundir.Content // what was in the folder when it was opened
+	guard rundir.Guard   // held from before a fork until the state is published
 	free  atomic.Int32   // see rest
 }
 
@@ -329,37 +333,58 @@ var rung = reaper.Exit{Alone: true, Drained: true}
 // Removed or Shutdown, with nothing of it left. It tells whether its folder
 // could be swept.
 func (s *Service) Run(first Want) (swept bool) {
-	ended := make(chan bool, 1)
-	s.Go(first, func(_ string, swept bool) { ended <- swept })
-	return <-ended
+	for s.setUp(first); !s.retired; {
+		s.next()
+	}
+	return s.end()
 }
 
-// Go is Run for whoever does not wait: ended is called by the actor's goroutine
-// at its end.
+// setOff is Run for the supervisor, which does not wait: the actor tells it of
+// its end.
 //
 // An actor waits most of its life. A goroutine that waits takes 2 kB, and one
 // that has ever started a process and written files four times that, because
 // its stack had to grow: with ten thousand services that is most of the memory.
 // So the goroutine that has handled something ends, and a new one waits in its
 // place. There is one at any time.
-func (s *Service) Go(first Want, ended func(name string, swept bool)) {
-	s.ended = ended
+func (s *Service) setOff(first Want) {
 	go func() {
-		s.takeTurn(first != WantDown)
-		grow(0)
-		if past := s.legacy; past != nil {
-			s.legacy = nil
-			s.resume(past.record)
-		} else {
-			s.begin(first)
-		}
+		s.setUp(first)
 		s.onward()
 	}()
 }
 
-// wait waits for the next thing to handle. It has no variables and calls
-// nothing deep before there is one.
+// wait is the goroutine of an actor that waits.
 func (s *Service) wait() {
+	s.next()
+	s.onward()
+}
+
+// onward is called by a goroutine that ends, and has the next one wait.
+func (s *Service) onward() {
+	if s.retired {
+		s.config.gone(s.name, s.end())
+		return
+	}
+	go s.wait()
+}
+
+// setUp is the first thing that an actor does.
+func (s *Service) setUp(first Want) {
+	s.takeTurn(first != WantDown)
+	grow(0)
+	if past := s.legacy; past != nil {
+		s.legacy = nil
+		s.resume(past.record)
+	} else {
+		s.begin(first)
+	}
+	s.idle()
+}
+
+// next waits for the next thing to handle, and handles it. It has hardly any
+// variables and calls nothing deep before there is one.
+func (s *Service) next() {
 	exit := <-s.news
 	s.free.Store(0)
 	if exit == rung {
@@ -370,7 +395,7 @@ func (s *Service) wait() {
 		grow(0)
 		s.hear(exit)
 	}
-	s.onward()
+	s.idle()
 }
 
 // grow makes the stack of its goroutine as large as all that comes needs it. A
@@ -412,16 +437,13 @@ func (s *Service) hearAll() {
 	}
 }
 
-// onward is called when everything that there was is handled.
-func (s *Service) onward() {
+// idle is called when everything that there was is handled.
+func (s *Service) idle() {
 	s.leave()
 	s.letGo()
-	if s.retired {
-		s.ended(s.name, s.end())
-		return
+	if !s.retired {
+		s.rest()
 	}
-	s.rest()
-	go s.wait()
 }
 
 // rest says whether the actor is free from now on, until it is woken: it is to be
@@ -829,10 +851,7 @@ func (c *Config) brief() time.Duration {
 func (s *Service) letGo() {
 	s.heed()
 	s.close()
-	if s.guard != nil {
-		s.guard.Release()
-		s.guard = nil
-	}
+	s.guard.Release()
 	if s.turn {
 		s.config.turns.giveBack()
 		s.turn = false
@@ -983,11 +1002,11 @@ func (s *Service) hangs() {
 // grab takes the guard. If a start was under way when the last daemon ended, it
 // is the child of that one which has it, until it has executed: that is waited
 // for like for a start of our own, and everything else with it.
-func (s *Service) grab() (*rundir.Guard, error) {
-	try := func() (*rundir.Guard, error) {
+func (s *Service) grab() (rundir.Guard, error) {
+	try := func() (rundir.Guard, error) {
 		f, err := s.open()
 		if err != nil {
-			return nil, err
+			return rundir.Guard{}, err
 		}
 		return f.Grab()
 	}

@@ -1295,7 +1295,7 @@ func TestAnExitBeforeAPauseIsNotLost(t *testing.T) {
 		resting, gate := make(chan struct{}, 1), make(chan struct{})
 		close(gate)
 		s.take(pause{resting, gate})
-		if starts := len(b.kernel.starts); s.state.LastExit != "exit 0" || starts != 2 {
+		if starts := len(b.kernel.starts); s.state.LastExit.String() != "exit 0" || starts != 2 {
 			t.Errorf("at rest: got last exit %q after %d starts, want exit 0 and 2", s.state.LastExit, starts)
 		}
 		s.handle(Event{Kind: Shutdown}, true)

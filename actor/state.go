@@ -13,14 +13,12 @@
 package actor
 
 import (
-	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"sysmgr/internal/rundir"
-	"sysmgr/reaper"
 )
 
 // Phase is where a service is. Its words are those of the status file.
@@ -88,18 +86,21 @@ func (m Moment) Before(later Moment) bool { return m < later }
 func (m Moment) IsZero() bool { return m == 0 }
 
 // State is everything that Step knows of a service. There may be very many of
-// them: what fits into 32 bits has no more. Its zero value is a
-// service that is held down.
+// them: what fits into fewer bits has no more. Its zero value is a service that
+// is held down.
 type State struct {
 	Phase Phase
 	Want  Want
+
+	Failures uint8 // steps taken on the ladder of delays
 
 	Group int32 // the process group: set in Up and Stopping, else 0
 	Pid   int32 // the main process, which has the group's number; 0 once it is reaped
 
 	Starts   int32 // how often it was started
 	Restarts int32 // how often it ended by itself and was to be kept alive
-	Failures int32 // steps taken on the ladder of delays
+
+	LastExit Ending // how its main process ended the last time
 
 	Since  Moment // when the phase began
 	Due    Moment // when Step wants a Timer event; zero: never
@@ -115,8 +116,6 @@ type State struct {
 	// How long it had lived when it last ended by itself, and how long it had
 	// waited in sysmgr-depends before.
 	Life, Waited time.Duration
-
-	LastExit string // how its main process ended the last time
 }
 
 // The constants of section 4 and 5 of the manual, sysmgr(8).
@@ -243,31 +242,3 @@ func (e Effect) String() string {
 	}
 	return "?"
 }
-
-// ExitWords says how a process ended, as the status file does.
-func ExitWords(status syscall.WaitStatus) string {
-	switch {
-	case status == reaper.Unknown:
-		return "unknown"
-	case status.Signaled() && status.CoreDump():
-		return words.dumped[status.Signal()&127]
-	case status.Signaled():
-		return words.killed[status.Signal()&127]
-	}
-	return words.exit[status.ExitStatus()&255]
-}
-
-// words are those of ExitWords, made once: Step allocates nothing.
-var words = func() (w struct {
-	exit           [256]string
-	killed, dumped [128]string
-}) {
-	for code := range w.exit {
-		w.exit[code] = "exit " + strconv.Itoa(code)
-	}
-	for sig := range w.killed {
-		w.killed[sig] = "killed by " + rundir.SignalName(unix.Signal(sig))
-		w.dumped[sig] = w.killed[sig] + " (core dumped)"
-	}
-	return w
-}()

@@ -207,7 +207,7 @@ func (s State) exited(e Event) (State, []Effect) {
 		return s, nil
 	}
 	s.Pid = 0
-	s.LastExit = ExitWords(e.Exit)
+	s.LastExit = endingOf(e.Exit)
 	if s.Phase == Up {
 		return s.ended(e)
 	}
@@ -255,8 +255,8 @@ func (s *State) nextStart(at Moment, life time.Duration) Moment {
 
 // climb returns the delay of this failure and takes the next step.
 func (s *State) climb() time.Duration {
-	d := delays[min(s.Failures, int32(len(delays)-1))]
-	s.Failures = min(s.Failures+1, int32(len(delays)))
+	d := delays[min(s.Failures, uint8(len(delays)-1))]
+	s.Failures = min(s.Failures+1, uint8(len(delays)))
 	return d
 }
 
@@ -423,7 +423,7 @@ func (s State) Why() string {
 	if s.Cause != byItself {
 		return s.Cause
 	}
-	why := s.LastExit + " after " + short(s.Life)
+	why := s.LastExit.String() + " after " + short(s.Life)
 	if s.Waited >= time.Second {
 		why += " and " + short(s.Waited) + " of waiting"
 	}
@@ -457,7 +457,7 @@ func (s State) Status(now Moment, clock time.Duration, wall time.Time) rundir.St
 		Clock:    max(0, clock-now.Sub(s.Since)),
 		Starts:   int(s.Starts),
 		Restarts: int(s.Restarts),
-		LastExit: s.LastExit,
+		LastExit: s.LastExit.String(),
 		Cause:    s.Why(),
 		RetryIn:  s.Retry(),
 		Failures: int(s.Failures),

@@ -38,8 +38,7 @@ type Supervisor struct {
 	farewell *farewell       // since closing
 	unswept  map[string]bool // services that are gone and whose folders are not
 
-	begun chan struct{}                 // closed when the services of the last daemon are taken over
-	gone  func(name string, swept bool) // is told by each actor at its end
+	begun chan struct{} // closed when the services of the last daemon are taken over
 }
 
 // place is whether the last snapshot has an entry.
@@ -111,8 +110,8 @@ func NewSupervisor(config *Config, past ...rundir.Record) *Supervisor {
 	for _, record := range past {
 		v.past[record.Name] = record
 	}
-	v.gone = func(name string, swept bool) { v.post(retirement{name, swept}) }
 	config.outlives = func(name string) { v.post(outlived{name}) }
+	config.gone = func(name string, swept bool) { v.post(retirement{name, swept}) }
 	return v
 }
 
@@ -437,7 +436,7 @@ func (v *Supervisor) add(e Entry, bar string) member {
 	}
 	s.told, s.file, s.place = e.told(bar), e.File.file(), e.place()
 	v.services.add(s)
-	s.Go(WantUp, v.gone)
+	s.setOff(WantUp)
 	return member{s}
 }
 

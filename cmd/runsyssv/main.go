@@ -154,16 +154,16 @@ func runFile(file string, signals <-chan os.Signal) (code int, err error) {
 // take gets hold of a service's folder, unless the service runs already,
 // under the daemon or under another runsyssv. It returns the status that the
 // daemon had there, if it did.
-func take(dir *rundir.Dir, name string) (guard *rundir.Guard, before []byte, err error) {
+func take(dir *rundir.Dir, name string) (guard rundir.Guard, before []byte, err error) {
 	f, err := dir.MakeFolder(name)
 	if err != nil {
-		return nil, nil, err
+		return rundir.Guard{}, nil, err
 	}
 	defer f.Close()
 	// The guard first, then the look: sysmgr does the same two steps around
 	// each start, so one of us sees the other.
 	if guard, err = f.Grab(); err != nil {
-		return nil, nil, err
+		return rundir.Guard{}, nil, err
 	}
 	status, err := f.ReadStatus()
 	if errors.Is(err, fs.ErrNotExist) {

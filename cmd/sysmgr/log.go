@@ -217,7 +217,7 @@ func (j *journal) print(l line) {
 		log(debug, "decision", text("service", f.Service), word("event", f.Event.Kind),
 			word("phase", f.Old.Phase), word("want", f.Old.Want),
 			word("new_phase", f.New.Phase), word("new_want", f.New.Want),
-			list("effects", effects), number("pid", f.New.Pid), number("failures", f.New.Failures),
+			list("effects", effects), number("pid", f.New.Pid), number("failures", int(f.New.Failures)),
 			text("cause", f.New.Why()))
 	case actor.Taken:
 		if f.Order.Said {

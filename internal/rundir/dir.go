@@ -545,24 +545,31 @@ func (f *Folder) Stat(name string) (Stamp, error) {
 // it has from us. So a daemon that was killed in the middle of a start leaves
 // a guard that is held until the start is over; and a Release takes the lock
 // from everybody.
-func (f *Folder) Grab() (*Guard, error) { return f.grab(unix.O_CREAT) }
+func (f *Folder) Grab() (Guard, error) { return f.grab(unix.O_CREAT) }
 
 // grab is Grab; without O_CREAT, a folder that has no guard gets none.
-func (f *Folder) grab(create int) (*Guard, error) {
+func (f *Folder) grab(create int) (Guard, error) {
 	fd, err := f.seize(GuardFile, ErrGrabbed, create)
 	if err != nil {
-		return nil, err
+		return Guard{}, err
 	}
-	return &Guard{fd}, nil
+	return Guard{int32(fd) + 1}, nil
 }
 
-// Guard is the hold of a Grab.
-type Guard struct{ fd int }
+// Guard is the hold of a Grab. The zero Guard holds nothing.
+type Guard struct {
+	after int32 // the descriptor, and one more
+}
 
-// Release gives the guard back. It is called once.
+// Release gives the guard back, if there is one; after that it is the zero Guard.
 func (g *Guard) Release() {
-	unix.Flock(g.fd, unix.LOCK_UN)
-	unix.Close(g.fd)
+	if *g == (Guard{}) {
+		return
+	}
+	fd := int(g.after) - 1
+	unix.Flock(fd, unix.LOCK_UN)
+	unix.Close(fd)
+	*g = Guard{}
 }
 
 // seize makes a file, if it is missing and create is O_CREAT, and locks it, or

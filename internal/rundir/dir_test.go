@@ -556,6 +556,25 @@ func TestGrabHasOneHolder(t *testing.T) {
 	guard.Release()
 }
 
+// Whoever handles something gives back what he may have. Its descriptor may be
+// another file's by then.
+func TestGuardIsGivenBackOnce(t *testing.T) {
+	f := newFolder(t)
+	guard, err := f.Grab()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := int(guard.after) - 1
+	guard.Release()
+	if again, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, fd); err != nil || again != fd {
+		t.Fatalf("got descriptor %d, %v; want %d, which was closed", again, err, fd)
+	}
+	guard.Release()
+	if err := unix.Close(fd); err != nil {
+		t.Errorf("another file with its descriptor: got %v, want it open", err)
+	}
+}
+
 // A sweep takes the guard's file away. Who comes in that moment must not hold
 // a file that has no name any more, beside another who holds the new one.
 func TestGrabHasOneHolderEvenWhileTheFolderIsSwept(t *testing.T) {
