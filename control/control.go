@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,10 +93,11 @@ type Control struct {
 
 	// watcher is Run's. Forget, Mute and Heed use it too, with mu, as long as it
 	// is there.
-	watcher *watch.Watcher
-	polls   bool
-	folders map[string]*folder
-	again   map[string]time.Time // folders to look at once more, and when
+	watcher  *watch.Watcher
+	polls    bool
+	attended names                // services whose requests are taken
+	folders  map[string]*folder   // of those, what is known of the folders that are not plain
+	again    map[string]time.Time // folders to look at once more, and when
 }
 
 // call is an Attend, a Forget, a Renew or a Heed on its way to Run.
@@ -128,15 +130,16 @@ type pending struct {
 }
 
 // plain is what most folders are: there was never a lock, and nothing is pending.
-// They have this one, which nobody changes.
-var plain = &folder{status: true}
+// Of these nothing is kept.
+var plain = folder{status: true}
 
-// own finds a folder that is to be looked at or changed, and gives it one of its
-// own; settle takes that back if the folder is plain again.
+// own finds a folder that is to be looked at or changed, and keeps what is known
+// of it; settle forgets that if the folder is plain again.
 func (c *Control) own(name string) (k *folder, ok bool) {
 	k, ok = c.folders[name]
-	if k == plain {
-		k = &folder{status: true}
+	if !ok && c.attended.has(name) {
+		own := plain
+		k, ok = &own, true
 		c.folders[name] = k
 	}
 	return k, ok
@@ -146,8 +149,8 @@ func (c *Control) settle(name string, k *folder) {
 	if *k.pending == (pending{}) {
 		k.pending = nil
 	}
-	if *k == *plain && c.folders[name] == k { // nobody has forgotten it meanwhile
-		c.folders[name] = plain
+	if *k == plain && c.folders[name] == k { // it is not another's by now
+		delete(c.folders, name)
 	}
 }
 
@@ -329,7 +332,7 @@ func (c *Control) lookAround() {
 // rings looks at what the watcher has heard of.
 func (c *Control) rings(news watch.News) {
 	if news.All {
-		for name := range c.folders {
+		for _, name := range slices.Clone(c.attended) { // a look may change who is
 			c.look(name)
 			c.hear(name, said)
 		}
@@ -353,7 +356,7 @@ func (c *Control) ring(name string, mark watch.Mark) {
 // what is in it one after the other, and must not meet a status that is written
 // because of the first.
 func (c *Control) hear(name string, mark watch.Mark) {
-	if _, ok := c.folders[name]; !ok || c.polls {
+	if c.polls || !c.attended.has(name) {
 		return
 	}
 	if mark&said != 0 {
@@ -395,7 +398,7 @@ func (c *Control) watchless(err error) {
 func (c *Control) answer() {
 	for k, ok := c.nextCall(); ok; k, ok = c.nextCall() {
 		if k.renew {
-			for name := range c.folders {
+			for _, name := range c.attended {
 				k, _ := c.own(name)
 				k.fresh = true
 				c.again[name] = time.Now()
@@ -406,13 +409,15 @@ func (c *Control) answer() {
 				c.again[k.name] = time.Now() // and not here, in the middle of a look at it
 			}
 		} else if k.attend {
+			c.attended.add(k.name)
 			c.folders[k.name] = &folder{fresh: true, status: true}
 			c.look(k.name)
 		} else {
 			f := c.folders[k.name]
+			c.attended.remove(k.name)
 			delete(c.folders, k.name)
 			delete(c.again, k.name)
-			c.lockSeen(k.name, f, false)
+			c.lockSeen(k.name, false)
 			c.watcher.Remove(k.name) // a look may have come in between
 			if f != nil && f.remade {
 				// It may have been late, and have made the folder anew, which
@@ -424,11 +429,11 @@ func (c *Control) answer() {
 }
 
 // lockSeen keeps for Heed whether a service has a lock, as far as is known, or
-// perhaps has one.
-func (c *Control) lockSeen(name string, k *folder, perhaps bool) {
+// perhaps has one. One that is forgotten has none.
+func (c *Control) lockSeen(name string, perhaps bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if (perhaps || k.lock != 0) && c.folders[name] == k {
+	if k := c.folders[name]; k != nil && (perhaps || k.lock != 0) {
 		c.locked[name] = struct{}{}
 	} else {
 		delete(c.locked, name)
@@ -518,7 +523,7 @@ func (c *Control) look(name string) {
 	defer f.Close()
 	there := f.Content()
 	// Before anybody is told: a lock that goes while nothing is heard must not go unseen.
-	c.lockSeen(name, k, there.Has(rundir.Lock) || there.Has(rundir.Control) || there.Has(rundir.Taken))
+	c.lockSeen(name, there.Has(rundir.Lock) || there.Has(rundir.Control) || there.Has(rundir.Taken))
 	lost := !k.fresh && !another && c.bereft(name, k, there)
 	if lost {
 		// Somebody has removed what we published; or whoever removed the lock
@@ -535,7 +540,7 @@ func (c *Control) look(name string) {
 		k.empty = time.Time{}
 	}
 	half := c.lock(name, k, f, locked, lost)
-	c.lockSeen(name, k, false)
+	c.lockSeen(name, false)
 	if k.unheard || !k.unsaid.IsZero() && time.Since(k.unsaid) >= blink {
 		c.listen(name, k, f, there)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -109,13 +110,13 @@ func TestCallsAreAnsweredInTheirOrder(t *testing.T) {
 		c.Attend(name)
 	}
 	c.answer()
-	if c.folders["last"] != nil {
+	if c.attended.has("last") {
 		t.Error("a service that was attended to and then forgotten: got it attended to, want not")
 	}
 }
 
-// Folders that are like most share what is known of them. One that is not has its
-// own, as long as it is not; what happens in it is not known of any other.
+// Of folders that are like most nothing is kept. What is known of one that is not
+// is kept as long as it is not, and is not known of any other.
 func TestAFolderOfWhichThereIsNothingToKnowTakesNoRoom(t *testing.T) {
 	c, dir, got := attending(t)
 	for _, name := range []string{"web", "db"} {
@@ -129,17 +130,17 @@ func TestAFolderOfWhichThereIsNothingToKnowTakesNoRoom(t *testing.T) {
 		}
 		c.Attend(name)
 	}
-	shares := func(when string, web bool) {
+	kept := func(when string, web bool) {
 		t.Helper()
-		if c.folders["db"] != plain || (c.folders["web"] == plain) != web {
-			t.Errorf("%s: got %+v and %+v, want web to share: %v, and db to", when, *c.folders["web"], *c.folders["db"], web)
+		if c.folders["db"] != nil || (c.folders["web"] != nil) != web {
+			t.Errorf("%s: got %+v and %+v, want web to be kept: %v, and db not", when, c.folders["web"], c.folders["db"], web)
 		}
-		if *plain != (folder{status: true}) {
-			t.Fatalf("%s: what they share is %+v", when, *plain)
+		if plain != (folder{status: true}) {
+			t.Fatalf("%s: what is plain is %+v", when, plain)
 		}
 	}
 	c.answer()
-	shares("attended to", true)
+	kept("attended to", false)
 
 	f, err := dir.Folder("web")
 	if err != nil {
@@ -152,7 +153,7 @@ func TestAFolderOfWhichThereIsNothingToKnowTakesNoRoom(t *testing.T) {
 	*got = nil
 	c.look("web")
 	c.look("db")
-	shares("held", false)
+	kept("held", true)
 	if len(*got) != 2 || (*got)[0].Request.Verb != Stop || (*got)[1].Request.Verb != Released {
 		t.Errorf("got %+v, want web held and db not", *got)
 	}
@@ -162,19 +163,92 @@ func TestAFolderOfWhichThereIsNothingToKnowTakesNoRoom(t *testing.T) {
 	c.look("web")
 	time.Sleep(blink)
 	c.look("web")
-	shares("released", true)
+	kept("released", false)
 
 	c.Renew()
 	c.answer()
-	if *plain != (folder{status: true}) || !c.folders["web"].fresh || !c.folders["db"].fresh {
+	if plain != (folder{status: true}) || !c.folders["web"].fresh || !c.folders["db"].fresh {
 		t.Errorf("renewed: got %+v and %+v, want both fresh", *c.folders["web"], *c.folders["db"])
 	}
 	c.look("web")
 	c.look("db")
-	shares("looked at again", true)
+	kept("looked at again", false)
 	c.Forget("db")
 	c.look("db") // which hears in the middle of it that it is forgotten
-	if len(c.folders) != 1 {
-		t.Errorf("got %v, want only web", c.folders)
+	if len(c.attended) != 1 || len(c.folders) != 0 {
+		t.Errorf("got %v, %v; want only web, and nothing kept", c.attended, c.folders)
+	}
+}
+
+// When events were lost every folder is looked at, also if one of them is found to
+// be forgotten meanwhile.
+func TestALookAtAllMissesNobodyWhenOneIsForgotten(t *testing.T) {
+	c, dir, got := attending(t)
+	for _, name := range []string{"a", "b", "c"} {
+		c.Attend(name)
+	}
+	c.answer()
+	if err := dir.Sweep("a", true); err != nil {
+		t.Fatal(err)
+	}
+	c.Forget("a") // of which the look at it hears, because there is no folder
+	*got = nil
+	c.rings(watch.News{All: true, Lost: true})
+	var released []string
+	for _, m := range *got {
+		if !m.Said {
+			released = append(released, m.Service)
+		}
+	}
+	if want := []string{"b", "c", "web"}; !slices.Equal(released, want) {
+		t.Errorf("got %v told of, want %v", released, want)
+	}
+}
+
+// The watcher may have heard of it before.
+func TestWhatHappensToAForgottenServiceIsNoNews(t *testing.T) {
+	c, dir, got := attending(t)
+	c.Forget("web")
+	c.answer()
+	if err := dir.Sweep("web", true); err != nil {
+		t.Fatal(err)
+	}
+	c.ring("web", order|said|unsaid)
+	if _, err := dir.Folder("web"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("folder: got %v, want none", err)
+	}
+	if len(*got) != 0 || len(c.folders) != 0 || len(c.again) != 0 {
+		t.Errorf("got messages %+v, folders %v, to be looked at again %v; want none", *got, c.folders, c.again)
+	}
+}
+
+// Its folder is another one, and so is the service by now: what the next one has
+// found in it is known.
+func TestALookAtAForgottenServiceLeavesTheNextOfItsNameAlone(t *testing.T) {
+	c, dir, _ := attending(t)
+	for _, lock := range []string{"", "TERM\n"} {
+		f, err := dir.MakeFolder("db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := f.Write(rundir.State, []byte("phase up\n")); err != nil {
+			t.Fatal(err)
+		}
+		if lock == "" {
+			c.Attend("db")
+			c.answer()
+			if err := dir.Sweep("db", true); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := f.Write(rundir.Lock, []byte(lock)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Forget("db")
+	c.Attend("db")
+	c.look("db") // in which both are answered
+	if k := c.folders["db"]; k == nil || k.lock == 0 {
+		t.Errorf("got %+v, want it to know of the lock", k)
 	}
 }

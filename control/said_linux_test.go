@@ -193,7 +193,8 @@ func TestAfterEventsWereLostEveryServiceIsAsked(t *testing.T) {
 
 	w.control.polls = true // and then that is no news at all
 	w.must(w.folder("s0").Write(rundir.Ready, nil))
-	w.control.folders["s0"].unheard = true
+	k, _ := w.control.own("s0")
+	k.unheard = true
 	w.control.rings(watch.News{All: true})
 	if got := delivered(); strings.Contains(got, "said") {
 		t.Errorf("polling: got %q, want nothing said", got)

@@ -64,6 +64,7 @@ func TestNothingIsMadeOfFilesThatCannotBeReadForWantOfDescriptors(t *testing.T) 
 		t.Fatal(err)
 	}
 	defer c.watcher.Close()
+	c.attended.add("web")
 	c.folders["web"] = &folder{}
 
 	withOneDescriptor(t, func() { c.look("web") })
