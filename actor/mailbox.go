@@ -26,6 +26,15 @@ func (m *mailbox[T]) put(message T) (first bool) {
 	}
 }
 
+// newest is the last message that was put and has not been taken, if there is one.
+// Whatever happened before this call, who takes it will know.
+func (m *mailbox[T]) newest() (message T, ok bool) {
+	if l := m.last.Load(); l != nil {
+		return l.message, true
+	}
+	return message, false
+}
+
 // take returns all messages, the oldest first.
 func (m *mailbox[T]) take() []T {
 	last := m.last.Swap(nil)

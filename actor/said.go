@@ -3,6 +3,7 @@ package actor
 import (
 	"errors"
 	"io/fs"
+	"strings"
 
 	"sysmgr/internal/rundir"
 )
@@ -50,7 +51,9 @@ func (s *Service) listen(f *rundir.Folder) (news bool) {
 	if s.hears() {
 		now.Ready = s.there.Has(rundir.Ready) && f.Has(rundir.Ready)
 		if s.there.Has(rundir.Waiting) {
-			now.Waiting = f.ReadNames(rundir.Waiting)
+			for _, name := range rundir.Fit(f.ReadNames(rundir.Waiting)) {
+				now.Waiting = append(now.Waiting, strings.Clone(name)) // not with all of the file
+			}
 		}
 		now.Pid = s.pidOfItsOwn(f)
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -400,6 +401,90 @@ func TestAWordThatCannotBeReadIsReadLater(t *testing.T) {
 		}
 		if i := slices.IndexFunc(b.facts, func(f Fact) bool { _, ok := f.(Unpublished); return ok }); i < 0 {
 			t.Error("nothing was told of it")
+		}
+	})
+}
+
+// What a service writes without end keeps no order waiting, and is not kept.
+func TestOneLookIsEnoughForAllThatWasSaid(t *testing.T) {
+	heard(t, func(t *testing.T, b *bench) {
+		s := b.run("web")
+		b.expect("web", "up")
+		b.kernel.execTime = time.Second // it hears nothing as long as it starts
+		s.Tell(order(Restart))
+		synctest.Wait()
+		time.Sleep(time.Second / 2)
+		b.mu.Lock()
+		b.facts = nil
+		b.mu.Unlock()
+		for range 1000 {
+			s.Tell(Order{Said: true})
+		}
+		s.Tell(order(Stop))
+		for range 1000 {
+			s.Tell(Order{Said: true})
+		}
+		kept := 0
+		for l := s.mail.last.Load(); l != nil; l = l.before {
+			kept++
+		}
+		if kept != 3 {
+			t.Errorf("got %d messages in the mailbox, want 3", kept)
+		}
+		time.Sleep(time.Second)
+		b.expect("web", "down")
+		var taken []string
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, f := range b.facts {
+			if f, ok := f.(Taken); ok && f.Order.Said {
+				taken = append(taken, "said")
+			} else if ok {
+				taken = append(taken, f.Order.Event.Kind.String())
+			}
+		}
+		if got := strings.Join(taken, " "); got != "stop said" {
+			t.Errorf("got %q, want the stop first, and one look", got)
+		}
+	})
+}
+
+// The status keeps no more than it shows.
+func TestNamesWithoutEndAreNotKept(t *testing.T) {
+	heard(t, func(t *testing.T, b *bench) {
+		s := b.run("web")
+		b.expect("web", "up")
+		var names []string
+		for i := range 2000 {
+			names = append(names, strconv.Itoa(i))
+		}
+		b.write("web", "waiting", string(rundir.Names(names)))
+		s.Tell(Order{Said: true})
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		got := b.status("web").Said.Waiting
+		if len(got) == 0 || len(got) == len(names) || !slices.Equal(got, names[:len(got)]) || !slices.Equal(got, s.remarks.said.Waiting) {
+			t.Errorf("got %d names in the status and %d kept, want the same, the first of %d", len(got), len(s.remarks.said.Waiting), len(names))
+		}
+	})
+}
+
+// The number goes with the process that it stands for.
+func TestANumberOfItsOwnEndsWithTheMainProcess(t *testing.T) {
+	heard(t, func(t *testing.T, b *bench) {
+		b.kernel.left, b.kernel.stopTime = true, time.Minute
+		s := b.run("web")
+		b.expect("web", "up")
+		b.write("web", "pid", "4711\n")
+		b.write("web", "ready", "")
+		s.Tell(Order{Said: true})
+		if got := b.says("web"); got != "ready pid 4711" {
+			t.Fatalf("got %q", got)
+		}
+		b.kernel.crash("web")
+		b.expect("web", "stopping")
+		if got := b.says("web"); got != "ready" {
+			t.Errorf("when it has ended: got %q, want ready only", got)
 		}
 	})
 }

@@ -55,9 +55,10 @@ type Config struct {
 
 	// Mute tells that files in a service's folder are going to change that are
 	// no requests, and Heed that requests are heard again: f is the open folder,
-	// or nil. They must not block; nil is allowed.
+	// or nil, and read tells whether there was a lock in it. They must not block;
+	// nil is allowed.
 	Mute func(name string)
-	Heed func(name string, f *rundir.Folder)
+	Heed func(name string, f *rundir.Folder, read bool)
 
 	restless restless
 	silent   atomic.Int64 // services whose state could not be published
@@ -302,13 +303,21 @@ func (s *Service) Tell(o Order) {
 	free, known := s.free.Load(), false
 	switch {
 	case o.Said:
-		known = o.Pid != 0 && o.Pid == int(free)
+		known = o.Pid != 0 && o.Pid == int(free) || s.willLook()
 	case o.Event.Kind == Released && !o.Lost:
 		known = free != 0
 	}
 	if !known {
 		s.post(o)
 	}
+}
+
+// willLook tells whether the actor is to look yet at what the service says of
+// itself, which may be often: that is not kept in the mailbox each time.
+func (s *Service) willLook() bool {
+	message, _ := s.mail.newest()
+	o, ok := message.(Order)
+	return ok && o.Said
 }
 
 // Shutdown stops the service for good; then Run returns. It does not block.
@@ -461,13 +470,21 @@ func (s *Service) rest() {
 	s.free.Store(free)
 }
 
-// read handles what is in the mailbox.
+// read handles what is in the mailbox. That the service may have said something
+// is told of each time it has written; to look once is enough for all of them,
+// and comes last: a service that writes without end must not keep an order waiting.
 func (s *Service) read() {
+	said := false
 	for _, message := range s.mail.take() {
-		if !s.retired {
+		if o, ok := message.(Order); ok && o.Said {
+			said = true
+		} else if !s.retired {
 			s.take(message)
 			s.close() // what was in it then is old news for the next
 		}
+	}
+	if said && !s.retired {
+		s.take(Order{Said: true})
 	}
 }
 
@@ -573,7 +590,7 @@ func (s *Service) mute() {
 func (s *Service) heed() {
 	if s.muted {
 		s.muted = false
-		s.config.Heed(s.name, s.folder)
+		s.config.Heed(s.name, s.folder, s.acted != version{})
 	}
 }
 
@@ -961,6 +978,7 @@ func (s *Service) spawn() Event {
 	}
 	if s.legacy != nil {
 		if e, known := s.found(); known {
+			s.heed()
 			s.unheard = true // it began before us
 			return e
 		}
@@ -1117,6 +1135,9 @@ func (s *Service) write() error {
 		status.Requests, status.Refused, status.Said = r.requests, r.refused, r.said
 	}
 	status.Said.Heard = s.hears()
+	if s.state.Pid == 0 {
+		status.Said.Pid = 0
+	}
 	if status.Calls = -1; s.state.Phase == Up {
 		status.Calls = s.habit.calls()
 	}

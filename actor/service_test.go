@@ -379,7 +379,7 @@ func TestNobodyListensBetweenADeathAndTheNextStart(t *testing.T) {
 		"it is started again": {func(b *bench) {}, 0, "up", "mute, start, heed"},
 		"it waits":            {func(b *bench) { time.Sleep(lived); b.kernel.crash("web"); time.Sleep(2 * lived) }, 0, "backoff", "mute, heed"},
 		"its start hangs":     {func(b *bench) { b.kernel.execTime = time.Hour }, tooLate, "down", "mute, heed"},
-		"it is held":          {func(b *bench) { b.write("web", rundir.Lock, "TERM\n") }, 0, "down", "mute, heed"},
+		"it is held":          {func(b *bench) { b.write("web", rundir.Lock, "TERM\n") }, 0, "down", "mute, heed a lock that was read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -397,8 +397,10 @@ func TestNobodyListensBetweenADeathAndTheNextStart(t *testing.T) {
 				}
 				b.config.Attend = func(string) {}
 				b.config.Mute = func(string) { tell("mute") }
-				b.config.Heed = func(_ string, f *rundir.Folder) {
+				b.config.Heed = func(_ string, f *rundir.Folder, read bool) {
 					switch {
+					case read:
+						tell("heed a lock that was read")
 					case f == nil || !f.Has(rundir.State):
 						tell("heed without a folder")
 					case b.file("web", rundir.Pid) == "102":

@@ -125,7 +125,8 @@ type pending struct {
 	missed time.Time      // since when it has no status although it is due one; zero: it has
 	half   time.Time      // since when the lock looks half done; zero: it does not
 	empty  time.Time      // since when a request waits for its writer; zero: none does
-	unsaid time.Time      // since when something is gone that the service had said; zero: nothing is
+	told   time.Time      // when its actor was last told that the service says something; zero: some time ago
+	more   bool           // the service has said more since, or takes something back
 	stuck  rundir.Version // a request that was answered and cannot be removed
 }
 
@@ -193,10 +194,10 @@ func (c *Control) Mute(name string) {
 }
 
 // Heed ends a Mute. f is the open folder, or nil. If there is anything in it
-// that may have been meant for us, or may have been removed meanwhile, it is
-// looked at soon; a pid file is the actor's, which has not made it yet. It does
+// that may have been meant for us, or may have been removed meanwhile, or if the
+// actor has read a lock there, which may be gone again, it is looked at soon; a pid file is the actor's, which has not made it yet. It does
 // not block.
-func (c *Control) Heed(name string, f *rundir.Folder) {
+func (c *Control) Heed(name string, f *rundir.Folder, read bool) {
 	c.mu.Lock()
 	if c.watcher != nil {
 		c.watcher.Heed(c.path(name), name)
@@ -208,7 +209,7 @@ func (c *Control) Heed(name string, f *rundir.Folder) {
 		there = f.Content()
 	}
 	var heard watch.Mark
-	if locked || there.Has(rundir.Lock) || there.Has(rundir.Control) || there.Has(rundir.Taken) || !there.Has(rundir.State) {
+	if locked || read || there.Has(rundir.Lock) || there.Has(rundir.Control) || there.Has(rundir.Taken) || !there.Has(rundir.State) {
 		heard |= order
 	}
 	if there.Has(rundir.Ready) || there.Has(rundir.Waiting) {
@@ -351,26 +352,33 @@ func (c *Control) ring(name string, mark watch.Mark) {
 	}
 }
 
-// hear passes on that a service may have said something. When it has taken
-// something back, that is first looked for, in a moment: rm -r of the folder takes
-// what is in it one after the other, and must not meet a status that is written
-// because of the first.
+// hear passes on that a service may have said something: at once the first time,
+// and all that comes in the next moment together, however often it writes. So is
+// what it takes back: rm -r takes what is in the folder one after the other, and
+// must not meet a status that is written because of the first.
 func (c *Control) hear(name string, mark watch.Mark) {
-	if c.polls || !c.attended.has(name) {
+	if mark&(said|unsaid) == 0 || c.polls || !c.attended.has(name) {
 		return
 	}
-	if mark&said != 0 {
-		c.deliver(Message{Service: name, Said: true})
+	k, _ := c.own(name)
+	if k.pending == nil {
+		k.pending = new(pending)
 	}
-	if mark&unsaid != 0 {
-		k, _ := c.own(name)
-		if k.pending == nil {
-			k.pending = new(pending)
-		}
-		k.unsaid = time.Now()
-		if at, ok := c.again[name]; !ok || at.After(k.unsaid.Add(blink)) {
-			c.again[name] = k.unsaid.Add(blink)
-		}
+	if mark&said != 0 && k.told.IsZero() {
+		c.deliver(Message{Service: name, Said: true})
+	} else {
+		k.more = true
+	}
+	if k.told.IsZero() {
+		k.told = time.Now()
+	}
+	c.lookBy(name, k.told.Add(blink))
+}
+
+// lookBy has a folder looked at by then, if not sooner.
+func (c *Control) lookBy(name string, then time.Time) {
+	if at, ok := c.again[name]; !ok || at.After(then) {
+		c.again[name] = then
 	}
 }
 
@@ -541,9 +549,7 @@ func (c *Control) look(name string) {
 	}
 	half := c.lock(name, k, f, locked, lost)
 	c.lockSeen(name, false)
-	if k.unheard || !k.unsaid.IsZero() && time.Since(k.unsaid) >= blink {
-		c.listen(name, k, f, there)
-	}
+	c.listen(name, k, f, there)
 	if !half {
 		k.half = time.Time{}
 	} else if k.half.IsZero() {
@@ -551,6 +557,9 @@ func (c *Control) look(name string) {
 	}
 	if half || empty {
 		c.again[name] = time.Now().Add(blink)
+	}
+	if !k.told.IsZero() {
+		c.lookBy(name, k.told.Add(blink))
 	}
 }
 
@@ -576,11 +585,21 @@ func (c *Control) bereft(name string, k *folder, there rundir.Content) bool {
 }
 
 // listen passes on what a service may have said while nobody heard it, because
-// its folder was not watched yet. The pid file is read here, so that no actor is
-// woken whose service has said nothing: that is most of them.
+// its folder was not watched yet, or nobody was told, because he had just been. The
+// pid file is read here, so that no actor is woken whose service has said nothing:
+// that is most of them.
 func (c *Control) listen(name string, k *folder, f *rundir.Folder, there rundir.Content) {
-	anew := k.unheard
-	k.unheard, k.unsaid = false, time.Time{}
+	anew, more := k.unheard, k.more
+	over := !k.told.IsZero() && time.Since(k.told) >= blink
+	if over {
+		k.told, k.more = time.Time{}, false
+	}
+	if !anew && !(over && more) {
+		return
+	}
+	if k.unheard = false; over {
+		k.told = time.Now()
+	}
 	if c.polls {
 		return
 	}

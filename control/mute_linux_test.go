@@ -41,7 +41,7 @@ func TestWhatCameWhileNobodyListenedIsFound(t *testing.T) {
 			t.Parallel()
 			w := start(t, "web")
 			w.deaf("web", func() { c.change(w) })
-			w.control.Heed("web", w.heeding("web"))
+			w.control.Heed("web", w.heeding("web"), false)
 			w.expect(c.want)
 			w.quiet()
 		})
@@ -55,9 +55,19 @@ func TestALockRemovedWhileNobodyListenedIsMissed(t *testing.T) {
 	w.put("web", rundir.Lock, "once\n")
 	w.expect("once web lock")
 	w.deaf("web", func() { w.must(os.Remove(w.path("web", rundir.Lock))) })
-	w.control.Heed("web", w.heeding("web"))
+	w.control.Heed("web", w.heeding("web"), false)
 	w.expect("released web")
 	w.quiet()
+}
+
+// The actor has read one that came and went again while nobody listened: for it
+// the service is held.
+func TestALockThatOnlyTheActorHasSeenIsMissed(t *testing.T) {
+	t.Parallel()
+	w := start(t, "web")
+	w.deaf("web", func() {})
+	w.control.Heed("web", w.heeding("web"), true)
+	w.expect("released web")
 }
 
 // What rm -r has removed before it met a new file is an order all the same.
@@ -66,7 +76,7 @@ func TestAStatusRemovedWhileNobodyListenedIsMissed(t *testing.T) {
 	w := start(t, "web")
 	w.quiet() // the status has been seen
 	w.deaf("web", func() { w.must(os.Remove(w.path("web", rundir.State))) })
-	w.control.Heed("web", w.heeding("web"))
+	w.control.Heed("web", w.heeding("web"), false)
 	w.expect("released web lost")
 }
 
@@ -74,7 +84,7 @@ func TestWithoutAFolderToLookInHeedHasItLookedAt(t *testing.T) {
 	t.Parallel()
 	w := start(t, "web")
 	w.deaf("web", func() { w.put("web", rundir.Control, "restart a\n") })
-	w.control.Heed("web", nil)
+	w.control.Heed("web", nil, false)
 	w.expect("said web", "restart web #a")
 }
 
@@ -90,7 +100,7 @@ func TestHeedWakesNobodyForNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Mute("web")
-	c.Heed("web", f)
+	c.Heed("web", f, false)
 	if len(c.calls) != 0 {
 		t.Errorf("calls: got %+v, want none", c.calls)
 	}
@@ -152,7 +162,7 @@ func TestWhatIsTakenBackIsTakenBackByOneService(t *testing.T) {
 	if k := c.folders["b"]; k != nil || plain != (folder{status: true}) {
 		t.Errorf("got %+v, plain %+v; want neither changed", k, plain)
 	}
-	if k := c.folders["a"]; k.pending == nil || k.unsaid.IsZero() {
+	if k := c.folders["a"]; k.pending == nil || !k.more {
 		t.Errorf("got %+v, want it to know", *k)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -234,6 +235,7 @@ func unwritten(dir *rundir.Dir, sysdir string, past []rundir.Record) (more []run
 		known[record.Name] = true
 	}
 	names, _ := dir.Names()
+	names = slices.DeleteFunc(names, func(name string) bool { return !dir.Ours(name) })
 	entries, _ := os.ReadDir(sysdir)
 	for _, entry := range entries {
 		names = append(names, entry.Name())

@@ -264,7 +264,7 @@ func (d *Dir) lockIn(own *Folder) (*os.File, error) {
 	if !d.left && d.lives() {
 		return nil, ErrRunning
 	}
-	fd, err := own.seize("lock", ErrRunning, unix.O_CREAT)
+	fd, err := own.seize("lock", ErrRunning)
 	if errors.Is(err, unix.EROFS) {
 		return own.lockOld("lock")
 	}
@@ -372,8 +372,8 @@ func (f *Folder) locked(name string, fd int) bool {
 	return true
 }
 
-// Release ends the claim in good order: every folder is swept, the daemon's
-// own files go, and RUNDIR itself if nothing else is left in it.
+// Release ends the claim in good order: every folder that is a service's is swept,
+// the daemon's own files go, and RUNDIR itself if nothing else is left in it.
 func (c *Claim) Release() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -381,7 +381,9 @@ func (c *Claim) Release() error {
 	names, err := c.dir.Names()
 	first = errors.Join(first, err)
 	for _, name := range names {
-		first = errors.Join(first, c.dir.Sweep(name, false))
+		if c.dir.Ours(name) {
+			first = errors.Join(first, c.dir.Sweep(name, false))
+		}
 	}
 	top := c.dir.top()
 	first = errors.Join(first, top.Remove(Pid), top.Remove(top.unfinished()...))

@@ -545,11 +545,8 @@ func (f *Folder) Stat(name string) (Stamp, error) {
 // it has from us. So a daemon that was killed in the middle of a start leaves
 // a guard that is held until the start is over; and a Release takes the lock
 // from everybody.
-func (f *Folder) Grab() (Guard, error) { return f.grab(unix.O_CREAT) }
-
-// grab is Grab; without O_CREAT, a folder that has no guard gets none.
-func (f *Folder) grab(create int) (Guard, error) {
-	fd, err := f.seize(GuardFile, ErrGrabbed, create)
+func (f *Folder) Grab() (Guard, error) {
+	fd, err := f.seize(GuardFile, ErrGrabbed)
 	if err != nil {
 		return Guard{}, err
 	}
@@ -572,12 +569,12 @@ func (g *Guard) Release() {
 	*g = Guard{}
 }
 
-// seize makes a file, if it is missing and create is O_CREAT, and locks it, or
-// returns taken if somebody else has. It does not wait. Whoever ends removes the file while he
+// seize makes a file, if it is missing, and locks it, or returns taken if
+// somebody else has. It does not wait. Whoever ends removes the file while he
 // holds the lock; so a lock counts only on a file that still has a name.
-func (f *Folder) seize(name string, taken error, create int) (fd int, err error) {
+func (f *Folder) seize(name string, taken error) (fd int, err error) {
 	for {
-		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|create|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+		fd, err := unix.Openat(f.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 		if err != nil {
 			return -1, f.err("open", name, err)
 		}
@@ -610,9 +607,7 @@ var daemonFiles = []string{Pid, Syspid, State, Control, Taken, Ready, StopSignal
 // Sweep empties the folder of everything that sysmgr and its tools make and
 // removes it if nothing else is in it. With keepLock set a lock stays, and the
 // folder with it. What somebody else put there stays too. So does all of a
-// folder whose guard is held: runsyssv runs the service there; and of one that
-// has neither a guard nor a status, which is no service's: RUNDIR may be a
-// directory in which others have folders with a pid file.
+// folder whose guard is held: runsyssv runs the service there.
 func (d *Dir) Sweep(name string, keepLock bool) error {
 	f, err := d.Folder(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -622,16 +617,7 @@ func (d *Dir) Sweep(name string, keepLock bool) error {
 		return err
 	}
 	defer f.Close()
-	guard, err := f.grab(0)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := f.ReadStatus(); err != nil {
-			if err := d.RemoveFolder(name); !occupied(err) {
-				return err
-			}
-			return nil
-		}
-		guard, err = f.Grab()
-	}
+	guard, err := f.Grab()
 	if errors.Is(err, ErrGrabbed) {
 		return nil
 	}
@@ -640,6 +626,22 @@ func (d *Dir) Sweep(name string, keepLock bool) error {
 	}
 	defer guard.Release()
 	return d.clear(name, f, keepLock)
+}
+
+// Ours tells whether a folder of RUNDIR is a service's: one was started there once,
+// and left its guard, or has a status. In RUNDIR, which may be /run by mistake,
+// others may have folders too, with a pid file in them.
+func (d *Dir) Ours(name string) bool {
+	f, err := d.Folder(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if f.Has(GuardFile) {
+		return true
+	}
+	_, err = f.ReadStatus()
+	return err == nil
 }
 
 // Clear is Sweep for whoever holds the guard, and holds nothing after it.

@@ -462,39 +462,39 @@ func TestSweepLeavesAloneWhoCameMeanwhile(t *testing.T) {
 	wait.Wait()
 }
 
-// RUNDIR may be /run by mistake, where dbus has /run/dbus/pid.
-func TestSweepLeavesAFolderThatIsNoServices(t *testing.T) {
-	dir := newDir(t)
-	for name, c := range map[string]struct{ there, want []string }{
-		"nothing says so":         {[]string{Pid, Lock, Ready}, []string{Pid, Lock, Ready}},
-		"a guard":                 {[]string{GuardFile, Pid, Lock, Ready}, nil},
-		"a status":                {[]string{Pid, State, Lock}, nil},
-		"something called status": {[]string{Pid, "status "}, []string{Pid, State}},
-		"nothing":                 {nil, nil},
+// RUNDIR may be /run by mistake, where dbus has /run/dbus/pid, and sshd an empty
+// folder that it needs.
+func TestReleaseLeavesAFolderThatIsNoServices(t *testing.T) {
+	for name, c := range map[string]struct {
+		there  []string
+		status string
+		ours   bool
+	}{
+		"nothing says so":         {there: []string{Pid, Lock, Ready}},
+		"nothing is in it":        {},
+		"something called status": {there: []string{Pid, State}, status: "of something else\n"},
+		"a guard":                 {there: []string{GuardFile, Pid, Lock, Ready}, ours: true},
+		"a status":                {there: []string{Lock, Pid, State}, status: "phase up\n", ours: true},
 	} {
+		dir := newDir(t)
+		claim := claim(t, dir)
 		f, err := dir.MakeFolder("dbus")
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, file := range c.there {
-			content := "phase up\n"
-			if file == "status " {
-				file, content = State, "of something else\n"
-			}
-			put(t, filepath.Join(f.Path(), file), content)
+			put(t, filepath.Join(f.Path(), file), c.status)
 		}
-		if err := dir.Sweep("dbus", false); err != nil {
+		if err := claim.Release(); err != nil {
 			t.Errorf("%s: got %v, want nil", name, err)
 		}
-		slices.Sort(c.want)
-		if c.want != nil {
-			if got := listing(t, f.Path()); !slices.Equal(got, c.want) {
-				t.Errorf("%s: got %q, want %q", name, got, c.want)
+		if _, err := os.Lstat(f.Path()); c.ours {
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: got %v, want no folder any more", name, err)
 			}
-		} else if _, err := dir.Folder("dbus"); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: got %v, want no folder any more", name, err)
+		} else if got := listing(t, f.Path()); !slices.Equal(got, slices.Sorted(slices.Values(c.there))) {
+			t.Errorf("%s: got %q, want %q", name, got, c.there)
 		}
-		os.RemoveAll(f.Path())
 		f.Close()
 	}
 }

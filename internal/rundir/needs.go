@@ -38,10 +38,20 @@ func (f *Folder) ReadNames(file string) []string {
 // ParseNames reads the content of Waiting or Needs.
 func ParseNames(data []byte) []string {
 	var names []string
+	var seen map[string]bool // once there are many: there may be thousands
 	for line := range strings.Lines(string(data)) {
 		name := strings.TrimSuffix(line, "\n")
-		if CheckName(name) == nil && !slices.Contains(names, name) {
-			names = append(names, name)
+		if CheckName(name) != nil || seen[name] || seen == nil && slices.Contains(names, name) {
+			continue
+		}
+		names = append(names, name)
+		if seen != nil {
+			seen[name] = true
+		} else if len(names) == 16 {
+			seen = make(map[string]bool)
+			for _, name := range names {
+				seen[name] = true
+			}
 		}
 	}
 	return names

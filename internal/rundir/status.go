@@ -119,13 +119,21 @@ func (s Said) encode(word func(key, value string), number func(key string, n int
 		ready = "yes"
 	}
 	word("ready", ready)
-	room := maxValue
-	for _, name := range s.Waiting {
-		if room -= len("waiting ") + len(name) + 1; room < 0 {
-			break
-		}
+	for _, name := range Fit(s.Waiting) {
 		word("waiting", name)
 	}
+}
+
+// Fit is as many of the names that a service waits for as there is room for in its
+// status.
+func Fit(names []string) []string {
+	room := maxValue
+	for i, name := range names {
+		if room -= len("waiting ") + len(name) + 1; room < 0 {
+			return names[:i]
+		}
+	}
+	return names
 }
 
 func seconds(d time.Duration) string {
