@@ -410,10 +410,10 @@ func TestOneLookIsEnoughForAllThatWasSaid(t *testing.T) {
 	heard(t, func(t *testing.T, b *bench) {
 		s := b.run("web")
 		b.expect("web", "up")
-		b.kernel.execTime = time.Second // it hears nothing as long as it starts
+		b.kernel.execTime = 2 * tooLate // it hears nothing as long as it starts
 		s.Tell(order(Restart))
+		time.Sleep(tooLate / 2)
 		synctest.Wait()
-		time.Sleep(time.Second / 2)
 		b.mu.Lock()
 		b.facts = nil
 		b.mu.Unlock()
@@ -431,7 +431,7 @@ func TestOneLookIsEnoughForAllThatWasSaid(t *testing.T) {
 		if kept != 3 {
 			t.Errorf("got %d messages in the mailbox, want 3", kept)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(2 * tooLate)
 		b.expect("web", "down")
 		var taken []string
 		b.mu.Lock()

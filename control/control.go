@@ -127,6 +127,7 @@ type pending struct {
 	empty  time.Time      // since when a request waits for its writer; zero: none does
 	told   time.Time      // when its actor was last told that the service says something; zero: some time ago
 	more   bool           // the service has said more since, or takes something back
+	unsaid time.Time      // since when it takes something back; zero: it does not
 	stuck  rundir.Version // a request that was answered and cannot be removed
 }
 
@@ -372,7 +373,18 @@ func (c *Control) hear(name string, mark watch.Mark) {
 	if k.told.IsZero() {
 		k.told = time.Now()
 	}
-	c.lookBy(name, k.told.Add(blink))
+	if mark&unsaid != 0 && k.unsaid.IsZero() {
+		k.unsaid = time.Now()
+	}
+	c.lookBy(name, k.next())
+}
+
+// next is when its actor is told the next time of what a service says.
+func (p *pending) next() time.Time {
+	if p.unsaid.After(p.told) {
+		return p.unsaid.Add(blink)
+	}
+	return p.told.Add(blink)
 }
 
 // lookBy has a folder looked at by then, if not sooner.
@@ -559,7 +571,7 @@ func (c *Control) look(name string) {
 		c.again[name] = time.Now().Add(blink)
 	}
 	if !k.told.IsZero() {
-		c.lookBy(name, k.told.Add(blink))
+		c.lookBy(name, k.next())
 	}
 }
 
@@ -590,9 +602,9 @@ func (c *Control) bereft(name string, k *folder, there rundir.Content) bool {
 // that is most of them.
 func (c *Control) listen(name string, k *folder, f *rundir.Folder, there rundir.Content) {
 	anew, more := k.unheard, k.more
-	over := !k.told.IsZero() && time.Since(k.told) >= blink
+	over := !k.told.IsZero() && !time.Now().Before(k.next())
 	if over {
-		k.told, k.more = time.Time{}, false
+		k.told, k.more, k.unsaid = time.Time{}, false, time.Time{}
 	}
 	if !anew && !(over && more) {
 		return
