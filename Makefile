@@ -32,7 +32,7 @@ DESTDIR  =
 BIN      = bin
 GO       = go
 
-VERSION  = 0.7.0
+VERSION  = 0.8.0
 PROGRAMS = sysmgr svctl runsyssv sysmgr-depends
 TARGETS  = linux/arm64 linux/386 freebsd/amd64 openbsd/amd64 netbsd/amd64 darwin/arm64
 LDFLAGS  = -s -w -X sysmgr/internal/cli.defaultSysdir=$(SYSDIR) -X sysmgr/internal/cli.defaultRundir=$(RUNDIR)

@@ -14,7 +14,7 @@ import (
 )
 
 // Version is the version of all four programs.
-const Version = "0.7.0"
+const Version = "0.8.0"
 
 // Exit statuses that mean the same in every program.
 const (
