@@ -321,6 +321,7 @@ func (c *Control) lookAround() {
 	if news.Lost {
 		c.config.Report(Overrun{})
 	}
+	c.rings(news) // first: if a folder is another one now, what it was told of is past
 	now := time.Now()
 	for name, at := range c.again {
 		if !now.Before(at) {
@@ -328,7 +329,6 @@ func (c *Control) lookAround() {
 			c.look(name)
 		}
 	}
-	c.rings(news)
 }
 
 // rings looks at what the watcher has heard of.

@@ -8,21 +8,21 @@ import (
 )
 
 // hearing is a control actor that attends to web, of which there is nothing to
-// know, without its goroutine, and what it has delivered.
-func hearing(t *testing.T) (*Control, *[]Message) {
+// know, without its goroutine, its open folder, and what it has delivered.
+func hearing(t *testing.T) (*Control, *rundir.Folder, *[]Message) {
 	t.Helper()
 	c, dir, got := attending(t)
 	f, err := dir.Folder("web")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	t.Cleanup(f.Close)
 	if err := f.Write(rundir.State, []byte("phase up\n")); err != nil {
 		t.Fatal(err)
 	}
 	c.look("web")
 	*got = nil
-	return c, got
+	return c, f, got
 }
 
 // told counts the messages that the service may have said something.
@@ -46,7 +46,7 @@ func age(c *Control, time time.Duration) {
 
 // What is taken back just after something was said is not told of earlier for that.
 func TestWhatIsTakenBackAfterAWordIsToldInItsTime(t *testing.T) {
-	c, got := hearing(t)
+	c, _, got := hearing(t)
 	c.hear("web", said)
 	age(c, blink/2)
 	c.hear("web", unsaid)
@@ -65,7 +65,7 @@ func TestWhatIsTakenBackAfterAWordIsToldInItsTime(t *testing.T) {
 // Two things that are taken back one after the other are told of, by whichever look
 // comes: each knew only of its own time.
 func TestWhatIsTakenBackInTwoStepsIsTold(t *testing.T) {
-	c, got := hearing(t)
+	c, _, got := hearing(t)
 	c.hear("web", unsaid)
 	age(c, blink/2)
 	c.hear("web", unsaid)
@@ -87,7 +87,7 @@ func TestWhatIsTakenBackInTwoStepsIsTold(t *testing.T) {
 // However often a service writes, its actor is told at once, and then once in a
 // while, and the last time after the last word.
 func TestAServiceThatWritesWithoutEndIsToldOfNowAndThen(t *testing.T) {
-	c, got := hearing(t)
+	c, _, got := hearing(t)
 	for range 1000 {
 		c.hear("web", said)
 	}

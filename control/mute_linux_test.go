@@ -7,6 +7,21 @@ import (
 	"sysmgr/internal/rundir"
 )
 
+// settled is a control actor that attends to web, and has no reason to look at it
+// again by itself, however long a test takes: its status was there before.
+func settled(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	f, err := w.dir.MakeFolder("web")
+	w.must(err)
+	f.Close()
+	w.publish("web")
+	w.run().control.Attend("web")
+	w.expect("released web")
+	w.quiet()
+	return w
+}
+
 // heeding is the folder of a service, open as its actor has it.
 func (w *world) heeding(name string) *rundir.Folder {
 	w.t.Helper()
@@ -39,7 +54,7 @@ func TestWhatCameWhileNobodyListenedIsFound(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, "web")
+			w := settled(t)
 			w.deaf("web", func() { c.change(w) })
 			w.control.Heed("web", w.heeding("web"), false)
 			w.expect(c.want)
@@ -51,7 +66,7 @@ func TestWhatCameWhileNobodyListenedIsFound(t *testing.T) {
 // A lock that is not there any more does not show in the folder.
 func TestALockRemovedWhileNobodyListenedIsMissed(t *testing.T) {
 	t.Parallel()
-	w := start(t, "web")
+	w := settled(t)
 	w.put("web", rundir.Lock, "once\n")
 	w.expect("once web lock")
 	w.deaf("web", func() { w.must(os.Remove(w.path("web", rundir.Lock))) })
@@ -64,7 +79,7 @@ func TestALockRemovedWhileNobodyListenedIsMissed(t *testing.T) {
 // the service is held.
 func TestALockThatOnlyTheActorHasSeenIsMissed(t *testing.T) {
 	t.Parallel()
-	w := start(t, "web")
+	w := settled(t)
 	w.deaf("web", func() {})
 	w.control.Heed("web", w.heeding("web"), true)
 	w.expect("released web")
@@ -73,8 +88,7 @@ func TestALockThatOnlyTheActorHasSeenIsMissed(t *testing.T) {
 // What rm -r has removed before it met a new file is an order all the same.
 func TestAStatusRemovedWhileNobodyListenedIsMissed(t *testing.T) {
 	t.Parallel()
-	w := start(t, "web")
-	w.quiet() // the status has been seen
+	w := settled(t)
 	w.deaf("web", func() { w.must(os.Remove(w.path("web", rundir.State))) })
 	w.control.Heed("web", w.heeding("web"), false)
 	w.expect("released web lost")
@@ -82,7 +96,7 @@ func TestAStatusRemovedWhileNobodyListenedIsMissed(t *testing.T) {
 
 func TestWithoutAFolderToLookInHeedHasItLookedAt(t *testing.T) {
 	t.Parallel()
-	w := start(t, "web")
+	w := settled(t)
 	w.deaf("web", func() { w.put("web", rundir.Control, "restart a\n") })
 	w.control.Heed("web", nil, false)
 	w.expect("said web", "restart web #a")
@@ -90,15 +104,7 @@ func TestWithoutAFolderToLookInHeedHasItLookedAt(t *testing.T) {
 
 // Or every start would cost a look.
 func TestHeedWakesNobodyForNothing(t *testing.T) {
-	c, dir, _ := attending(t)
-	f, err := dir.Folder("web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Write(rundir.State, []byte("phase up\n")); err != nil {
-		t.Fatal(err)
-	}
+	c, f, _ := hearing(t)
 	c.Mute("web")
 	c.Heed("web", f, false)
 	if len(c.calls) != 0 {

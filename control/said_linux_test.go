@@ -121,8 +121,15 @@ func TestWhatIsTakenBackIsToldInAMoment(t *testing.T) {
 	w.must(f.Write(rundir.Ready, nil))
 	w.expect("said web")
 	w.must(os.RemoveAll(filepath.Join(w.dir.Path(), "web")))
+	// Not before this is known. After it, that ready is gone may be heard late, if
+	// the folder was found to be another one by a look that was due: no harm then.
 	w.expect("start web lost")
-	time.Sleep(2 * blink) // or it could be on its way
+	time.Sleep(2 * blink)
+	for m, ok := w.next(""); ok; m, ok = w.next("") {
+		if !m.Said {
+			t.Errorf("got %q, want nothing but that there may be words", text(m))
+		}
+	}
 	w.quiet()
 }
 
