@@ -215,7 +215,12 @@ func TestDaemonWorksWithoutInotify(t *testing.T) {
 			if !w.wrote(" is polled") {
 				t.Error("the daemon does not say that it polls")
 			}
-			w.Until("no status that claims to know what its service says", func() bool {
+			// Of one instance nobody knows whether it is the scanner that has it, or
+			// who hears what services say.
+			w.Until("no status that claims to know what nobody hears", func() bool {
+				if few.of == "instances" && few.count == 1 && !w.wrote("run directory is polled") {
+					return true
+				}
 				claims, err := filepath.Glob(filepath.Join(w.Rundir, "*", rundir.State))
 				return err == nil && len(claims) > 0 && !slices.ContainsFunc(claims, func(path string) bool {
 					text, err := os.ReadFile(path)
