@@ -272,6 +272,10 @@ func TestStrangerChangesNothing(t *testing.T) {
 		w.begin()
 		w.watch()
 		w.await(s, "start")
+		w.Until("a status that repeats that it is ready", func() bool {
+			text, _ := os.ReadFile(filepath.Join(w.Rundir, "web", rundir.State))
+			return strings.Contains(string(text), "\nready yes\n")
+		})
 		svctl := rig.Program(t, rig.Plain, "svctl")
 		before, leader := snapshot(w.Rundir), w.leaderOf("web")
 		for _, verb := range []string{"start", "stop", "restart", "once", "kill", "reload"} {
